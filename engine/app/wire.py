@@ -1,0 +1,226 @@
+"""The packets that the engine's own processes exchange over SEQPACKET sockets, and how they are sent.
+
+Surprising facts this rests on:
+
+- A SEQPACKET socket keeps packet borders and gives each packet to exactly one of its blocked readers.
+- Both sides of a `socketpair` that crossed a fork share one open file description: ``setblocking`` in one process
+  changes it in all. So nobody calls it here; who must not wait passes MSG_DONTWAIT.
+- A packet must fit the sender's socket buffer. One above `INLINE_MAX` travels as a sealed memfd: the packet is then
+  the one byte ``MEMFD`` and the descriptor. Peeking at such a packet makes a new descriptor each time.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import socket
+from typing import Any, TypeAlias
+
+import msgspec
+
+from engine.contract.message import Envelope
+from engine.contract.results import Record
+from engine.contract.transport import Settlement
+
+INLINE_MAX = 128 * 1024
+"""Largest packet, in bytes, that is sent inline."""
+MEMFD = b"\xc1"
+"""A byte that no msgpack value starts with."""
+BUFFER = INLINE_MAX + 4096
+"""Size of a receive buffer: larger than any packet, as the peek offset counts the bytes that were copied."""
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+
+
+class Handout(msgspec.Struct, frozen=True, tag=1, array_like=True):
+    """Dispatcher to any idle child: run this. ``body`` is the message as it came from the broker."""
+
+    sequence: int
+    """(dispatcher start << 40) + counter: never used twice in an incarnation."""
+    sent_ns: int
+    """CLOCK_BOOTTIME: a child returns what is older than ``dead_after / 2``, unstarted."""
+    queue: str
+    claim: bytes
+    """Empty when it was acknowledged before (early ack)."""
+    deliveries: int
+    crashes: int
+    body: bytes
+    end: tuple[str, bytes] | None = None
+    """Only run the hooks for this end (state, record body): the child that ran the task died."""
+
+
+class Outcome(msgspec.Struct, frozen=True, tag=2, array_like=True):
+    """Child to dispatcher: how a run ended. The commit point of the run. Enough to settle without any other memory."""
+
+    sequence: int
+    generation: int
+    id: str
+    task: str
+    queue: str
+    settlement: Settlement
+    """With an empty claim (early ack) only its record is stored and its envelope published."""
+    state: str
+    retries: int
+    deliveries: int
+    runtime: float
+    """Seconds."""
+    started: bool = True
+    reason: str | None = None
+    publishes: list[Envelope] = []
+    """What follows from the end (link, link_error): published before it is settled."""
+
+
+class Stored(msgspec.Struct, frozen=True, tag=3, array_like=True):
+    """Child to dispatcher: a record written while the task runs (STARTED, `update_state`)."""
+
+    sequence: int
+    record: Record
+
+
+class Request(msgspec.Struct, frozen=True, tag=4, array_like=True):
+    """Child or client to dispatcher: call ``method`` of the broker or result backend. ``args`` is a msgpack array."""
+
+    spawn: int
+    """Of the child that asks: its answers are told from those to an earlier child in the same slot."""
+    number: int
+    method: str
+    args: bytes
+
+
+class Reply(msgspec.Struct, frozen=True, tag=5, array_like=True):
+    """Dispatcher to child or client: the answer to (spawn, number). ``error`` names a class of `engine.errors`."""
+
+    spawn: int
+    number: int
+    value: bytes
+    error: str | None = None
+    text: str = ""
+
+
+class Death(msgspec.Struct, frozen=True, tag=6, array_like=True):
+    """Supervisor to dispatcher, through the dead child's own socket, behind all its outcomes: what it was doing.
+
+    ``sequence`` is 0 when it was waiting. ``aimed`` is False when the kill was meant for another task than the one
+    that was running when it came: that one is released uncounted.
+    """
+
+    slot: int
+    pid: int
+    spawn: int
+    generation: int
+    sequence: int
+    id: str
+    claim: bytes
+    why: str
+    """What the supervisor did, or "died": "time_limit", "memory_limit", "shutdown", "revoked", "died"."""
+    cause: str
+    """How the process ended, in words: "SIGKILL (out of memory)", "exit status 3"."""
+    aimed: bool = True
+    limit: float = 0.0
+    """time_limit: seconds; memory_limit: bytes."""
+    used: float = 0.0
+    """Seconds run so far; memory_limit: bytes."""
+    stack: str | None = None
+    soft_raised: bool = False
+
+
+class TaskInfo(msgspec.Struct, frozen=True, array_like=True):
+    """What the dispatcher knows of a registered task: its options, resolved with the worker's settings."""
+
+    name: str
+    aliases: list[str] = []
+    acks_late: bool = False
+    acks_on_failure_or_timeout: bool = True
+    ignore_result: bool = False
+    store_errors_even_if_ignored: bool = False
+    track_started: bool = False
+    rate_limit: float | None = None
+    """Starts per second."""
+    hooks: bool = False
+    """Must hooks be run in another child when the child that ran it has died?"""
+
+
+class Registry(msgspec.Struct, frozen=True, tag=7, array_like=True):
+    """Child (``preload = false``) to dispatcher: the tasks of its generation."""
+
+    generation: int
+    tasks: list[TaskInfo]
+
+
+Packet: TypeAlias = Handout | Outcome | Stored | Request | Reply | Death | Registry
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Packet)
+
+
+def encode(packet: Packet) -> bytes:
+    """Returns the packet's bytes."""
+    return _encoder.encode(packet)
+
+
+def decode(data: bytes) -> Any:
+    """Returns the packet in ``data``. Raises msgspec.DecodeError for anything else."""
+    return _decoder.decode(data)
+
+
+def send(sock: socket.socket, data: bytes, flags: int = 0) -> None:
+    """Sends one packet, as a memfd if it is large. Raises BlockingIOError when ``flags`` hold MSG_DONTWAIT and there is
+    no room, and OSError when the other side is gone."""
+    if len(data) <= INLINE_MAX:
+        sock.send(data, flags | socket.MSG_NOSIGNAL)
+        return
+    fd = os.memfd_create("engine-packet", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        sock.sendmsg([MEMFD], rights, flags | socket.MSG_NOSIGNAL)
+    finally:
+        os.close(fd)
+
+
+def receive(sock: socket.socket, flags: int = 0) -> bytes:
+    """Receives (or, with MSG_PEEK, looks at) one packet; b"" is the end of the stream. Raises BlockingIOError when
+    ``flags`` hold MSG_DONTWAIT and nothing is there."""
+    data, ancillary, _, _ = sock.recvmsg(BUFFER, 64, flags | socket.MSG_CMSG_CLOEXEC)
+    if not ancillary:
+        return data
+    return _read_memfd(ancillary)
+
+
+def discard(sock: socket.socket) -> None:
+    """Consumes one packet that was peeked at and settled. Never waits."""
+    _, ancillary, _, _ = sock.recvmsg(1, 64, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+    for fd in descriptors(ancillary):
+        os.close(fd)
+
+
+def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """Returns the descriptors that came with a packet; the caller closes them."""
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            received = array.array("i")
+            received.frombytes(data[: len(data) - len(data) % received.itemsize])
+            fds.extend(received)
+    return fds
+
+
+def _read_memfd(ancillary: list[tuple[int, int, bytes]]) -> bytes:
+    fds = descriptors(ancillary)
+    try:
+        if not fds:
+            raise OSError("a packet lost its descriptor: too many open files?")
+        size = os.fstat(fds[0]).st_size
+        parts: list[bytes] = []
+        while (done := sum(map(len, parts))) < size:
+            part = os.pread(fds[0], size - done, done)
+            if not part:
+                raise OSError("a packet's memfd is shorter than it says")
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        for fd in fds:
+            os.close(fd)
