@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -51,8 +52,8 @@ class Spawned(msgspec.Struct, frozen=True, tag=4, array_like=True):
 
 
 class AddGeneration(msgspec.Struct, frozen=True, tag=5, array_like=True):
-    """Supervisor to dispatcher, with the hand-off socket: a template generation whose children now take tasks.
-    Tasks go to the newest generation that has not been retired."""
+    """Supervisor to dispatcher, with both ends of the hand-off pair (the dispatcher's, then the children's): a template
+    generation whose children now take tasks. Tasks go to the newest generation that has not been retired."""
 
     generation: int
     tasks: list[TaskInfo]
@@ -117,21 +118,31 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Control)
 
 
-def tell(sock: socket.socket, message: Control, fd: int | None = None, flags: int = 0) -> None:
-    """Sends one message, with a descriptor if given. Raises BlockingIOError with MSG_DONTWAIT, OSError when the other
-    side is gone."""
-    rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+def tell(sock: socket.socket, message: Control, fd: int | Sequence[int] | None = None, flags: int = 0) -> None:
+    """Sends one message, with one or more descriptors if given. Raises BlockingIOError with MSG_DONTWAIT, OSError when
+    the other side is gone."""
+    fds = [] if fd is None else [fd] if isinstance(fd, int) else list(fd)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sock.sendmsg([_encoder.encode(message)], rights, flags | socket.MSG_NOSIGNAL)
 
 
 def hear(sock: socket.socket, flags: int = 0) -> tuple[Any, int | None] | None:
     """Receives one message and the descriptor that came with it; None at the end of the stream (the other side died).
     Raises BlockingIOError with MSG_DONTWAIT when nothing is there."""
+    heard = hear_all(sock, flags)
+    if heard is None:
+        return None
+    message, fds = heard
+    return message, (fds[0] if fds else None)
+
+
+def hear_all(sock: socket.socket, flags: int = 0) -> tuple[Any, list[int]] | None:
+    """As `hear`, with all descriptors that came with the message."""
     data, ancillary, _, _ = sock.recvmsg(BUFFER, 64, flags | socket.MSG_CMSG_CLOEXEC)
     fds = descriptors(ancillary)
     if not data:
         return None
-    return _decoder.decode(data), (fds[0] if fds else None)
+    return _decoder.decode(data), fds
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,8 @@ class Generation:
     handoff: socket.socket
     """The dispatcher's end of its hand-off pair."""
     tasks: list[TaskInfo]
+    takeback: socket.socket
+    """The children's end, which the dispatcher reads unstarted packets back from (always with MSG_DONTWAIT)."""
 
 
 @dataclass(frozen=True)
