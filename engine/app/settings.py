@@ -1,14 +1,20 @@
 """Every setting, declared once: ``Engine(...)`` arguments, TOML, environment and command line are views of these.
 
-A field's docstring is its documentation; `engine.app.config` reads files and says where a value came from.
+A field's docstring is its documentation (`engine.app.reference` lists them); `engine.app.config` reads files and says
+where a value came from.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+Priority: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=9)]
+Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}$")]
 
 
 class Duration(float):
@@ -22,7 +28,7 @@ class Size(int):
 class EngineSection(msgspec.Struct, forbid_unknown_fields=True):
     """``[engine]``"""
 
-    name: str = "engine"
+    name: Name = "engine"
     """Name of the engine on this host: of its control socket, in process titles and logs."""
     app: str | None = None
     """Where the app is: "package.module" or "package.module:variable"."""
@@ -39,6 +45,8 @@ class BrokerSection(msgspec.Struct):
     """Such as "sqlite:///engine.db" or "memory://"; the scheme names the transport."""
     options: dict[str, Any] = {}
     """The other keys of the section: they belong to the transport."""
+    origins: dict[str, str] = {}
+    """Where each of these keys was written, for errors that the transport finds in them."""
 
 
 class ResultsSection(msgspec.Struct):
@@ -50,24 +58,26 @@ class ResultsSection(msgspec.Struct):
     """How long a result is kept."""
     options: dict[str, Any] = {}
     """The other keys of the section: they belong to the result backend."""
+    origins: dict[str, str] = {}
+    """Where each of these keys was written, for errors that the result backend finds in them."""
 
 
 class WorkerSection(msgspec.Struct, forbid_unknown_fields=True):
     """``[worker]``"""
 
-    concurrency: int = 0
+    concurrency: Count = 0
     """How many children run tasks. 0: one per CPU."""
     queues: list[str] = msgspec.field(default_factory=lambda: ["default"])
     """Queues to fetch from: priority first across all, then in turn."""
-    prefetch: int | None = None
+    prefetch: Positive | None = None
     """Messages claimed ahead. None: what the children finish in about 100 ms."""
-    prefetch_max: int = 1000
+    prefetch_max: Positive = 1000
     """The most that are claimed ahead."""
-    max_tasks_per_child: int = 0
+    max_tasks_per_child: Count = 0
     """Tasks after which a child is replaced (up to 10% fewer, drawn for each child). 0: never."""
     max_memory_per_child: Size | None = None
     """Growth above its size at the start after which a child is replaced, at the end of its task."""
-    max_crashes: int = 3
+    max_crashes: Positive = 3
     """Runs of one task that may end by the death of their process; then it is dead-lettered."""
     shutdown_timeout: Duration = Duration(30)
     """How long running tasks may go on at a shutdown before they are interrupted."""
@@ -88,23 +98,23 @@ class WorkerSection(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TaskSection(msgspec.Struct, forbid_unknown_fields=True):
-    """``[tasks]`` (every task) and ``[tasks."name"]`` (one task). What is not set is taken from a less specific place."""
+    """``[tasks]`` (every task) and ``[tasks."name"]`` (one task). What is not set comes from a less specific place."""
 
     acks_late: bool | UnsetType = UNSET
     """Acknowledge after the task ended (it runs again if its process dies) instead of just before it starts."""
     acks_on_failure_or_timeout: bool | UnsetType = UNSET
     """False: a late-acked task that failed is dead-lettered."""
-    time_limit: Duration | None | UnsetType = UNSET
+    time_limit: Duration | UnsetType | None = UNSET
     """Hard limit: the process that runs the task is killed."""
-    soft_time_limit: Duration | None | UnsetType = UNSET
+    soft_time_limit: Duration | UnsetType | None = UNSET
     """Soft limit: `SoftTimeLimitExceeded` is raised in the task."""
-    memory_limit: Size | None | UnsetType = UNSET
+    memory_limit: Size | UnsetType | None = UNSET
     """Growth above the child's size after its fork at which it is killed."""
-    max_retries: int | None | UnsetType = UNSET
+    max_retries: Count | UnsetType | None = UNSET
     """Retries after the first run; None: without end."""
     default_retry_delay: Duration | UnsetType = UNSET
     """Delay of a retry that names none."""
-    rate_limit: str | float | None | UnsetType = UNSET
+    rate_limit: str | float | UnsetType | None = UNSET
     """Such as "100/m"; per worker."""
     ignore_result: bool | UnsetType = UNSET
     """Keep no result."""
@@ -114,9 +124,9 @@ class TaskSection(msgspec.Struct, forbid_unknown_fields=True):
     """Write the state STARTED."""
     queue: str | UnsetType = UNSET
     """Queue it is sent to."""
-    priority: int | None | UnsetType = UNSET
+    priority: Priority | UnsetType | None = UNSET
     """0..9, 9 first."""
-    expires: Duration | None | UnsetType = UNSET
+    expires: Duration | UnsetType | None = UNSET
     """A task that did not start this long after the call is REVOKED."""
     serializer: str | UnsetType = UNSET
     """Codec of arguments and result."""
