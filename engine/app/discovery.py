@@ -1,0 +1,136 @@
+"""Imports the user's app: what goes wrong in there is told in one line that names file and line, never as a traceback
+through the engine."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import sysconfig
+import traceback
+from types import ModuleType
+
+from engine.app.app import Engine
+from engine.app.nearest import did_you_mean
+from engine.app.settings import Settings
+from engine.errors import ConfigError
+
+NAMES = ("app", "celery", "application")
+"""Variables that are looked at first when ``[engine] app`` names none."""
+_NOT_THEIRS = (
+    *{os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "purelib", "platlib")},
+    os.path.dirname(os.path.realpath(__file__)) + os.sep,
+)
+"""Folders of Python, of installed packages and of the engine's own code."""
+
+
+def load_app(settings: Settings) -> Engine:
+    """Returns the app that ``[engine] app`` names, with these settings and all its task modules imported.
+
+    The current directory is on ``sys.path``, as with ``python -m``. Called in the template, in each child with
+    ``preload = false``, and by ``engine check``, ``send`` and ``result``. Raises ConfigError.
+    """
+    spec = settings.engine.app
+    if not spec:
+        raise ConfigError('no app: write app = "package.module" under [engine], or give --app package.module')
+    _current_directory_first()
+    name, _, variable = spec.partition(":")
+    app = _find(_import(name, "[engine] app"), variable, spec)
+    app.configure(settings)
+    app.set_current()
+    for module in settings.engine.include:
+        _import(module, "[engine] include")
+    _import_tasks(app)
+    return app
+
+
+def told(error: BaseException) -> str:
+    """Returns what a user's module raised as one line: ``myapp/tasks.py:3: ImportError: no module named 'yamll'``."""
+    text = " ".join(str(error).split())
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_shown(error.filename)}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    place = _place(error)
+    return f"{place}{type(error).__name__}: {text}" if text else f"{place}{type(error).__name__}"
+
+
+def _import(name: str, setting: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise ConfigError(f"{setting}: {_no_module(error.name, name)}") from error
+        raise ConfigError(f"{setting}: {told(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever their module raises is told as its error
+        raise ConfigError(f"{setting}: {told(error)}") from error
+
+
+def _import_tasks(app: Engine) -> None:
+    try:
+        app.import_tasks()
+    except (Exception, SystemExit) as error:  # whatever their module raises is told as its error
+        raise ConfigError(f"include: {told(error)}") from error
+
+
+def _find(module: ModuleType, variable: str, spec: str) -> Engine:
+    if variable:
+        found = getattr(module, variable, None)
+        if found is None:
+            hint = did_you_mean(variable, vars(module))
+            raise ConfigError(f"[engine] app: {spec}: {_shown(_file(module))} has no {variable!r}{hint}")
+        if not isinstance(found, Engine):
+            raise ConfigError(f"[engine] app: {spec} is {type(found).__name__}, not an Engine")
+        return found
+    engines = {name: value for name, value in vars(module).items() if isinstance(value, Engine)}
+    for name in NAMES:
+        if name in engines:
+            return engines[name]
+    if len({id(app) for app in engines.values()}) == 1:
+        return next(iter(engines.values()))
+    if engines:
+        names = ", ".join(engines)
+        raise ConfigError(f'[engine] app: {spec} has {names}: write which one: "{spec}:{next(iter(engines))}"')
+    raise ConfigError(f"[engine] app: {_shown(_file(module))} has no Engine: write app = Engine(...) there")
+
+
+def _no_module(missing: str, name: str) -> str:
+    where = f"the current directory is {os.getcwd()}"
+    if missing != name:
+        return f"no module {missing!r} (of {name!r}; {where})"
+    parent, _, last = name.rpartition(".")
+    hint = did_you_mean(last, _siblings(parent))
+    return f"no module {name!r}{hint} ({where})"
+
+
+def _siblings(parent: str) -> list[str]:
+    """Names of the modules in the package ``parent``, or in the current directory."""
+    folders = list(getattr(sys.modules.get(parent), "__path__", ())) if parent else [os.getcwd()]
+    names = [entry for folder in folders if os.path.isdir(folder) for entry in os.listdir(folder)]
+    return [name.removesuffix(".py") for name in names if name.endswith(".py") or "." not in name]
+
+
+def _place(error: BaseException) -> str:
+    """Where the error came from: the deepest frame in a file of the user's, else the deepest."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_import(frame.filename)]
+    theirs = [frame for frame in frames if not os.path.realpath(frame.filename).startswith(_NOT_THEIRS)]
+    chosen = (theirs or frames)[-1:]
+    return f"{_shown(chosen[0].filename)}:{chosen[0].lineno}: " if chosen else ""
+
+
+def _is_import(filename: str) -> bool:
+    return filename.startswith("<frozen") or filename in (__file__, importlib.__file__)
+
+
+def _shown(filename: str) -> str:
+    here = os.getcwd() + os.sep
+    return filename.removeprefix(here)
+
+
+def _file(module: ModuleType) -> str:
+    return getattr(module, "__file__", None) or module.__name__
+
+
+def _current_directory_first() -> None:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
