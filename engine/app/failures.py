@@ -1,0 +1,157 @@
+"""Exceptions as data, and back: whatever an exception is made of, describing it never fails and never grows large."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from engine.contract.results import Body, Failure
+from engine.errors import RemoteError
+
+TEXT_MAX = 64 * 1024
+"""Longest text kept of an exception, and of its traceback, in characters."""
+FRAMES_MAX = 200
+"""A traceback with more frames is cut to its first and last ones before it is made into text."""
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class ExceptionInfo:
+    """What hooks get as ``einfo``: the exception and the text of its traceback."""
+
+    __slots__ = ("exception", "traceback", "type")
+
+    def __init__(self, exception: BaseException, traceback: str) -> None:
+        self.exception = exception
+        self.type = type(exception)
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return self.traceback
+
+
+def describe(error: BaseException) -> Failure:
+    """Returns an exception as data. Never raises an Exception, whatever its ``__str__`` does."""
+    kind = type(error)
+    return Failure(
+        type=_text_of(lambda: kind.__qualname__, "Exception"),
+        module=_text_of(lambda: kind.__module__, "builtins"),
+        text=text_of(error),
+        args=_plain_args(error),
+    )
+
+
+def text_of(error: BaseException) -> str:
+    """Returns ``str(error)``, capped, or a stand-in when that fails."""
+    return cut(_text_of(lambda: str(error), "<its __str__ failed>"), TEXT_MAX)
+
+
+def summary(failure: Failure) -> str:
+    """Returns "ValueError: text" in one line of at most 1,000 characters, for reasons and logs."""
+    text = f"{failure.type}: {failure.text}" if failure.text else failure.type
+    return cut(" ".join(text.split()), 1000)
+
+
+def traceback_text(error: BaseException) -> str:
+    """Returns the traceback as text, without the engine's own frames at its top, head and tail of it if it is long."""
+    tb = _without_engine(error.__traceback__)
+    try:
+        lines = _deep_lines(error, tb) if _is_deep(tb) else traceback.format_exception(type(error), error, tb)
+        return cut("".join(lines), TEXT_MAX)
+    except Exception as problem:  # noqa: BLE001 - formatting runs the code of the user's exceptions
+        return f"(the traceback cannot be shown: {type(problem).__name__})"
+
+
+def cut(text: str, most: int) -> str:
+    """Returns the text, with its middle left out when it is longer than ``most`` characters. What UTF-8 cannot carry is
+    escaped."""
+    if len(text) > most:
+        half = most // 2
+        text = f"{text[:half]}\n... [{len(text) - 2 * half} characters left out] ...\n{text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def rebuild(body: Body) -> BaseException:
+    """Returns the exception that a record's body tells of: of its own class if a module that is imported here already
+    has it, else a `RemoteError` with the same text. Nothing is ever imported. The traceback goes along as a note."""
+    failure = body.failure or Failure("Exception", "builtins", "")
+    error = _construct(failure) or RemoteError(f"{failure.module}.{failure.type}", failure.text)
+    if body.traceback:
+        error.add_note(f"In the worker:\n{body.traceback.rstrip()}")
+    return error
+
+
+def _construct(failure: Failure) -> BaseException | None:
+    kind = _find_class(failure.module, failure.type)
+    if kind is None:
+        return None
+    for args in _arguments(failure):
+        try:
+            error = kind(*args)
+        except Exception:  # noqa: BLE001 - the class may want other arguments than it kept
+            continue
+        if isinstance(error, kind):
+            return error
+    return None
+
+
+def _arguments(failure: Failure) -> list[list[Any]]:
+    found: list[list[Any]] = [] if failure.args is None else [msgspec.json.decode(failure.args, type=list)]
+    return [*found, [failure.text]]
+
+
+def _find_class(module: str, path: str) -> type[BaseException] | None:
+    found: Any = sys.modules.get(module)
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found if isinstance(found, type) and issubclass(found, BaseException) else None
+
+
+def _plain_args(error: BaseException) -> msgspec.Raw | None:
+    args = error.args
+    if not all(type(arg) in _PLAIN for arg in args) or any(type(arg) is str and len(arg) > TEXT_MAX for arg in args):
+        return None
+    try:
+        data = msgspec.json.encode(args)
+    except (ValueError, OverflowError):
+        return None
+    return msgspec.Raw(data) if len(data) <= 2 * TEXT_MAX else None
+
+
+def _text_of(read: Any, instead: str) -> str:
+    try:
+        text = read()
+        return text if type(text) is str else str.__str__(text)
+    except Exception:  # noqa: BLE001 - a hostile __str__ or metaclass may raise anything
+        return instead
+
+
+def _without_engine(tb: TracebackType | None) -> TracebackType | None:
+    first = tb
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_HERE):
+        tb = tb.tb_next
+    return tb if tb is not None else first
+
+
+def _is_deep(tb: TracebackType | None) -> bool:
+    count = 0
+    while tb is not None and count <= FRAMES_MAX:
+        tb = tb.tb_next
+        count += 1
+    return count > FRAMES_MAX
+
+
+def _deep_lines(error: BaseException, tb: TracebackType | None) -> list[str]:
+    half = FRAMES_MAX // 2
+    return [
+        "Traceback (most recent call last):\n",
+        *traceback.format_tb(tb, limit=half),
+        "  ... [frames left out] ...\n",
+        *traceback.format_tb(tb, limit=-half),
+        *traceback.format_exception_only(type(error), error),
+    ]
