@@ -6,7 +6,6 @@ A connection belongs to the process and thread that opened it; after a fork, ope
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import time
@@ -15,8 +14,6 @@ from typing import TypedDict
 
 from engine.demo.chunks import Chunk
 
-DEFAULT_PATH = "demo-index.db"
-"""Where the index is, relative to the current directory, when ``ENGINE_DEMO_INDEX`` does not say."""
 BUSY_TIMEOUT = 30.0
 """Seconds that a writer waits for its turn."""
 SLICE = 50
@@ -66,11 +63,11 @@ class Totals(TypedDict):
 class Index:
     """A connection to the index at ``path``, which is made if it is not there."""
 
-    def __init__(self, path: str | None = None) -> None:
+    def __init__(self, path: str) -> None:
         """Opens (or makes) the index. Raises RuntimeError when this Python's SQLite has no full-text search, and
         sqlite3.Error when the file cannot be opened."""
-        self.path = path or os.environ.get("ENGINE_DEMO_INDEX") or DEFAULT_PATH
-        self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
+        self.path = path
+        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA foreign_keys = ON")
         try:

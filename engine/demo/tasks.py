@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from typing import Any, TypedDict
 
@@ -10,6 +11,9 @@ from engine.demo.index import Hit, Index
 from engine.demo.reading import UnreadableDocument, read_chunks
 
 app = Engine("demo")
+
+INDEX_PATH = os.environ.get("ENGINE_DEMO_INDEX") or "demo-index.db"
+"""Where the index is. Read now: children no longer see the variable."""
 
 _index: Index | None = None
 """Of this child: a SQLite connection must not be carried across a fork."""
@@ -28,7 +32,7 @@ def open_index() -> Index:
     """Opens the index, once in each child; in other processes it is opened at the first use."""
     global _index
     if _index is None:
-        _index = Index()
+        _index = Index(INDEX_PATH)
     return _index
 
 
