@@ -1,0 +1,52 @@
+"""Options that many verbs share, and the configuration that they make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from engine.app.config import DEFAULT_FILES, Config, load
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def config_option(function: F) -> F:
+    """Adds ``-c FILE``."""
+    return click.option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="Configuration file (default: $ENGINE_CONFIG, worker.toml, conf/worker.toml).",
+    )(function)
+
+
+def name_option(function: F) -> F:
+    """Adds ``--name``."""
+    return click.option("--name", metavar="NAME", help="Name of the engine, instead of [engine] name.")(function)
+
+
+def json_option(function: F) -> F:
+    """Adds ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(function)
+
+
+def find_file(given: str | None) -> str | None:
+    """Returns the configuration file that is meant, if there is one."""
+    if given is not None:
+        return given
+    if os.environ.get("ENGINE_CONFIG"):
+        return os.environ["ENGINE_CONFIG"]
+    return next((name for name in DEFAULT_FILES if Path(name).is_file()), None)
+
+
+def configuration(given: str | None, **overrides: Any) -> Config:
+    """Returns the configuration of ``-c FILE`` and of options: ``worker__concurrency=8``; None is not given.
+
+    Raises ConfigError.
+    """
+    values = {key.replace("__", "."): value for key, value in overrides.items() if value is not None}
+    return load(find_file(given), overrides=values)
