@@ -1,0 +1,59 @@
+"""The tables of README.md that are made from the code. Run this file to write them again."""
+
+from __future__ import annotations
+
+import re
+
+from project_files import ROOT
+
+from engine.app.reference import settings
+from engine.cli.main import VERBS
+
+README = ROOT / "README.md"
+
+
+def settings_table() -> str:
+    """Every setting with type, default and meaning, as Markdown."""
+    rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    section = ""
+    for setting in settings():
+        if setting.section != section:
+            section = setting.section
+            rows.append(f"| **`[{section}]`** | | | |")
+        meaning = setting.doc.replace("``", "`").replace("\n", " ")
+        cells = (f"`{setting.key}`", setting.type, f"`{setting.default}`" if setting.default else "", meaning)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def verbs_table() -> str:
+    """Every verb of the command line, as Markdown."""
+    rows = ["| command | does |", "|---|---|"]
+    rows += [f"| `engine {verb}` | {text} |" for verb, text in VERBS.items()]
+    return "\n".join(rows)
+
+
+TABLES = {"settings": settings_table, "verbs": verbs_table}
+
+
+def block(name: str, text: str) -> str:
+    """Returns what stands between the marks of a table in ``text``."""
+    found = re.search(f"<!-- {name} -->\n(.*?)\n?<!-- end of {name} -->", text, re.DOTALL)
+    if found is None:
+        raise LookupError(f"README.md has no marks for the table of {name}")
+    return found[1]
+
+
+def main() -> None:
+    """Writes the tables into README.md."""
+    text = README.read_text()
+    for name, table in TABLES.items():
+        old = f"<!-- {name} -->\n{block(name, text)}"
+        text = text.replace(old, f"<!-- {name} -->\n{table()}", 1).replace(
+            f"|<!-- end of {name} -->", f"|\n<!-- end of {name} -->"
+        )
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""README.md: its tables are those of the code, its examples run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from project_files import ROOT, shown
+from readme_tables import README, TABLES, block
+
+from engine.app.config import load
+from engine.cli.main import VERBS
+
+TEXT = README.read_text()
+DOCUMENTS = [README, ROOT / "transports/README.md", ROOT / "plugins/README.md"]
+USE = """
+import tasks
+assert tasks.total.apply(([9.5, 20.0],), {"discount": 0.1}).get() == 26.55
+assert tasks.export.apply((3,)).get() == "3 pages"
+assert tasks.total([1.0]) == 1.0
+"""
+
+
+def _blocks(file: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", file.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_that_of_the_code(name: str) -> None:
+    assert block(name, TEXT) == TABLES[name](), "run tests/project/readme_tables.py"
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=shown)
+def test_python_examples_compile(file: Path) -> None:
+    for number, example in enumerate(_blocks(file, "python")):
+        compile(example, f"{shown(file)} example {number}", "exec")
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=shown)
+def test_toml_examples_are_toml(file: Path) -> None:
+    for example in _blocks(file, "toml"):
+        tomllib.loads(example)
+
+
+def test_the_example_of_a_configuration_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "worker.toml").write_text(_blocks(README, "toml")[0])
+    settings = load(str(tmp_path / "worker.toml"), env={}).settings
+    assert (settings.engine.name, settings.engine.app, settings.worker.concurrency) == ("shop", "tasks:app", 4)
+
+
+def test_the_first_tasks_run_as_written(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(_blocks(README, "python")[0])
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "transports")])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", USE],
+        cwd=tmp_path,
+        env={"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_console_examples_use_verbs_that_exist() -> None:
+    used = {
+        verb for example in _blocks(README, "console") for verb in re.findall(r"^engine (\w+)", example, re.MULTILINE)
+    }
+    assert used
+    assert used <= set(VERBS)
+
+
+def test_scripts_that_are_named_exist() -> None:
+    named = set(re.findall(r"\bscripts/(\w+)", TEXT))
+    assert named
+    assert all((ROOT / "scripts" / name).exists() for name in named)
