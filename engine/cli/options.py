@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from engine.app.config import DEFAULT_FILES, Config, load
+from engine.app.connect import transport_for
+from engine.app.durations import seconds
+from engine.contract.transport import Transport
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class DurationType(click.ParamType[float]):
+    """Seconds, or text such as "90s"."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = DurationType()
 
 
 def config_option(function: F) -> F:
@@ -41,6 +60,16 @@ def find_file(given: str | None) -> str | None:
     if os.environ.get("ENGINE_CONFIG"):
         return os.environ["ENGINE_CONFIG"]
     return next((name for name in DEFAULT_FILES if Path(name).is_file()), None)
+
+
+@contextlib.contextmanager
+def broker(config: str | None) -> Iterator[Transport]:
+    """Opens the broker of the configuration for a client, and closes it."""
+    transport = transport_for(configuration(config).settings)
+    try:
+        yield transport
+    finally:
+        transport.close()
 
 
 def configuration(given: str | None, **overrides: Any) -> Config:

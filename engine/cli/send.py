@@ -1,0 +1,108 @@
+"""engine send"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from engine.app.app import Engine
+from engine.app.config import Config
+from engine.app.discovery import load_app
+from engine.app.nearest import did_you_mean
+from engine.cli import output
+from engine.cli.options import DURATION, config_option, configuration, json_option
+from engine.cli.result import show
+from engine.errors import ConfigError
+
+EXAMPLES = """\b
+Examples:
+  engine send documents.process README.md
+  engine send shop.bill 17 '{"currency": "EUR"}' -k dry_run=true --countdown 10m
+  engine send documents.search "prefork" --wait
+"""
+
+
+@click.command("send", epilog=EXAMPLES)
+@config_option
+@json_option
+@click.argument("name")
+@click.argument("args", metavar="[ARG]...", nargs=-1)
+@click.option("-k", "--kwarg", "pairs", metavar="KEY=VALUE", multiple=True, help="A keyword argument; may be repeated.")
+@click.option("--kwargs", metavar="JSON", help="Keyword arguments as a JSON object.")
+@click.option("-q", "--queue", metavar="QUEUE", help="Instead of the task's own queue.")
+@click.option("--countdown", type=DURATION, help="Not before so long from now.")
+@click.option("--expires", type=DURATION, help="REVOKED if it has not started by then.")
+@click.option("--priority", type=click.IntRange(0, 9), help="9 goes first.")
+@click.option("--id", "task_id", metavar="ID", help="Task id (default: a new one).")
+@click.option("--no-import", is_flag=True, help="Do not import the app: tasks' own options do not count.")
+@click.option("--wait", is_flag=True, help="Wait for the end and show it, as `engine result` does.")
+@click.option("--timeout", type=DURATION, help="With --wait: how long (default: without end).")
+def command(
+    config: str | None,
+    as_json: bool,
+    name: str,
+    args: tuple[str, ...],
+    pairs: tuple[str, ...],
+    kwargs: str | None,
+    no_import: bool,
+    wait: bool,
+    timeout: float | None,
+    **options: Any,
+) -> int:
+    """Send the task NAME and print its id.
+
+    Each ARG, and the VALUE of each keyword, is JSON if it can be read as JSON, else text: 3 is a number, "3" with its
+    quotes is text, README.md is text. Put -- before an ARG that starts with a dash.
+    """
+    configured = configuration(config)
+    app = _app(configured, no_import)
+    if not no_import and app.tasks and app.find(name) is None:
+        raise ConfigError(
+            f"there is no task {name!r}{did_you_mean(name, app.tasks)} (--no-import sends it all the same)"
+        )
+    keywords = {**_object(kwargs), **dict(_pair(pair) for pair in pairs)}
+    given = {key: value for key, value in options.items() if value is not None}
+    result = app.send_task(name, [_value(arg) for arg in args], keywords, **given)
+    if wait:
+        return show(configured, result.id, as_json, True, timeout)
+    if as_json:
+        output.as_json({"id": result.id})
+    else:
+        click.echo(result.id)
+    return 0
+
+
+def _app(config: Config, no_import: bool) -> Engine:
+    if config.settings.engine.app and not no_import:
+        return load_app(config.settings)
+    app = Engine(config.settings.engine.name)
+    app.configure(config.settings)
+    return app
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise click.UsageError(f"-k takes KEY=VALUE, not {text!r}")
+    return key, _value(value)
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"--kwargs is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise click.UsageError('--kwargs takes a JSON object such as {"key": 1}')
+    return value

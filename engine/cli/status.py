@@ -1,0 +1,64 @@
+"""engine status"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from engine.app.durations import brief
+from engine.app.settings import Settings
+from engine.cli import control, output
+from engine.cli.options import config_option, configuration, json_option, name_option
+
+
+@click.command("status")
+@config_option
+@name_option
+@json_option
+@click.option("--watch", is_flag=True, help="Show it anew every second, until ^C.")
+def command(config: str | None, name: str | None, as_json: bool, watch: bool) -> None:
+    """What the engine's processes are doing."""
+    settings = configuration(config, engine__name=name).settings
+    if not watch:
+        _show(settings, as_json)
+        return
+    while True:
+        if output.in_colour():
+            click.clear()
+        _show(settings, as_json)
+        time.sleep(1.0)
+
+
+def _show(settings: Settings, as_json: bool) -> None:
+    answer = control.ask(settings, "status")
+    if as_json:
+        output.as_json({key: value for key, value in answer.items() if key != "ok"})
+        return
+    click.echo(
+        f"{output.styled(answer['name'], bold=True)}  {output.state(answer['state'])}  up {brief(answer['uptime'])}  "
+        f"queues {', '.join(answer['queues'])}  broker {answer['broker']}  version {answer['version']}"
+    )
+    click.echo()
+    output.table(("PROCESS", "PID", "UP", "RESTARTS"), [_process(process) for process in answer["processes"]])
+    click.echo()
+    slots = sorted(answer["slots"], key=lambda slot: int(slot["slot"]))
+    output.table(("CHILD", "PID", "STATE", "DONE", "FOR", "TASK", "ID"), [_slot(slot) for slot in slots])
+
+
+def _process(process: dict[str, Any]) -> tuple[object, ...]:
+    return process["role"], process["pid"], brief(process["uptime"]), process["restarts"]
+
+
+def _slot(slot: dict[str, Any]) -> tuple[object, ...]:
+    seconds = slot.get("seconds")
+    return (
+        slot["slot"],
+        slot["pid"],
+        output.state(slot["state"]),
+        slot["done"],
+        None if seconds is None else brief(seconds),
+        slot.get("task"),
+        slot.get("id"),
+    )
