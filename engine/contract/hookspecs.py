@@ -24,16 +24,19 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec(firstresult=True)
 def engine_transport(scheme: str) -> type[Transport] | None:
     """Returns the transport for URLs of this scheme, or None. Called once in each process that opens the broker."""
+    raise NotImplementedError
 
 
 @hookspec(firstresult=True)
 def engine_results(scheme: str) -> type[ResultBackend] | None:
     """Returns the result backend for URLs of this scheme, or None. Called once in each process that opens it."""
+    raise NotImplementedError
 
 
 @hookspec
 def engine_codecs() -> Sequence[Codec]:
     """Returns codecs beyond the built-in ones, by their names. Called once in each process that loads plugins."""
+    raise NotImplementedError
 
 
 @hookspec

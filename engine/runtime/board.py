@@ -54,7 +54,8 @@ STARTING: Final = 1
 WAITING: Final = 2
 RUNNING: Final = 3
 REPORTING: Final = 4
-STATE_NAMES: Final = ("empty", "starting", "waiting", "running", "reporting")
+LEAVING: Final = 5
+STATE_NAMES: Final = ("empty", "starting", "waiting", "running", "reporting", "leaving")
 
 # Reasons, a stronger one greater.
 SOFT: Final = 1

@@ -1,0 +1,137 @@
+"""Runs in a child: the run of one task after another, and the only place where a limit or an interruption is raised.
+
+The supervisor writes (generation, reason) to the slot's ASKED word and sends INTERRUPT. The handler raises only when
+
+- the generation is the one that runs: a signal that comes late can not hit the next task;
+- `ChildRun.invoke` is on the stack: then whatever is raised comes up in the user's function or in code that it called,
+  and never in the engine's own code that decodes arguments or reports a result;
+- this reason, or a stronger one, was not raised in this run before.
+
+What was asked before ``invoke`` was on the stack is found by its own look at the word.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from engine.app import wire
+from engine.contract.results import Record
+from engine.errors import ControlFlow, Interrupted, SoftTimeLimitExceeded
+from engine.runtime import signals
+from engine.runtime.board import ASKED, HARD_NS, RAISED, REASON_BITS, REVOKED, SHUTDOWN, SOFT, SOFT_NS, Slot
+
+_NAMES = {SHUTDOWN: "shutdown", REVOKED: "revoked"}
+_MASK = (1 << REASON_BITS) - 1
+
+
+class ChildRun:
+    """Implements `engine.app.run.Run` for a child: one object for all of its runs."""
+
+    def __init__(self, slot: Slot, link: socket.socket, *, hostname: str, worker: str) -> None:
+        self.sequence = 0
+        self.generation = 0
+        self.queue = ""
+        self.claim = b""
+        self.deliveries = 1
+        self.crashes = 0
+        self.hostname = hostname
+        self.worker = worker
+        self.is_eager = False
+        self.interrupted: str | None = None
+        self.tainted: str | None = None
+        self.deliver: Callable[[BaseException], None] | None = None
+        self.soft_limit = 0.0
+        self._slot = slot
+        self._link = link
+        self._raised = 0
+        self._shields = 0
+        self._waiting = 0
+
+    def listen(self) -> None:
+        """Installs the handler."""
+        signal.signal(signals.INTERRUPT, self.handle)
+
+    def begin(self, handout: wire.Handout, generation: int, soft_limit: float) -> None:
+        """Makes ready for the next run."""
+        self.sequence = handout.sequence
+        self.generation = generation
+        self.queue = handout.queue
+        self.claim = handout.claim
+        self.deliveries = handout.deliveries
+        self.crashes = handout.crashes
+        self.interrupted = None
+        self.deliver = None
+        self.soft_limit = soft_limit
+        self._raised = self._shields = self._waiting = 0
+
+    def emit(self, record: Record) -> None:
+        """Sends a record written while the task runs."""
+        wire.send(self._link, wire.encode(wire.Stored(self.sequence, record)))
+
+    def invoke(self, call: Callable[[], Any]) -> Any:
+        """Calls the user's function."""
+        asked = self._slot[ASKED]
+        if asked and asked >> REASON_BITS == self.generation:
+            self._act(asked & _MASK)
+        return call()
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Holds soft limit and interruption back until its end."""
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+        if self._waiting and not self._shields:
+            reason, self._waiting = self._waiting, 0
+            self._act(reason)
+
+    def time_left(self) -> float | None:
+        """Returns seconds until the next limit, None without one."""
+        limits = [at for at in (self._slot[SOFT_NS], self._slot[HARD_NS]) if at]
+        now = time.monotonic_ns()
+        ahead = [at for at in limits if at > now] or limits[-1:]
+        return (min(ahead) - now) / 1e9 if ahead else None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The handler of INTERRUPT."""
+        asked = self._slot[ASKED]
+        if asked >> REASON_BITS == self.generation and _is_inside(frame):
+            self._act(asked & _MASK)
+
+    def _act(self, reason: int) -> None:
+        if reason <= self._raised:
+            return
+        if self._shields:
+            self._waiting = max(self._waiting, reason)
+            return
+        self._raised = reason
+        self._slot[RAISED] = self.generation << REASON_BITS | reason
+        error: ControlFlow
+        if reason == SOFT:
+            error = SoftTimeLimitExceeded(self.soft_limit)
+        else:
+            self.interrupted = _NAMES[reason]
+            error = Interrupted(self.interrupted)
+        if self.deliver is not None:
+            self.deliver(error)
+        else:
+            raise error
+
+
+_INVOKE = ChildRun.invoke.__code__
+
+
+def _is_inside(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is _INVOKE:
+            return True
+        frame = frame.f_back
+    return False

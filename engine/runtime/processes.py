@@ -1,0 +1,127 @@
+"""Runs in the supervisor and the template: what /proc tells of processes, and how an end is put into words."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One line of the process table."""
+
+    pid: int
+    parent: int
+    session: int
+    state: str
+
+
+def read(pid: int) -> Process | None:
+    """Returns one process, None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(b")") + 2 :].split()
+    return Process(pid, int(fields[1]), int(fields[3]), fields[0].decode())
+
+
+def table() -> list[Process]:
+    """Returns all processes. One that ends meanwhile may be missing."""
+    rows = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [row for row in rows if row is not None]
+
+
+def family(leader: int, rows: Iterable[Process]) -> set[int]:
+    """Returns the pids of what a session leader brought forth: its session, and all descendants by parent links."""
+    rows = list(rows)
+    found = {leader} | {row.pid for row in rows if row.session == leader}
+    grew = True
+    while grew:
+        more = {row.pid for row in rows if row.parent in found} - found
+        found |= more
+        grew = bool(more)
+    return found
+
+
+def kill(pids: Collection[int]) -> None:
+    """Kills (SIGKILL) processes that may be gone already."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def kill_sessions(leaders: Collection[int], *, spare: Collection[int] = ()) -> set[int]:
+    """Kills all that is in the sessions of these leaders, but not ``spare``; returns the pids."""
+    if not leaders:
+        return set()
+    members = {row.pid for row in table() if row.session in leaders and row.state != "Z"}
+    members -= set(spare)
+    kill(members)
+    return members
+
+
+def resident(pid: int) -> int:
+    """Returns the resident size in bytes, 0 if the process is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return 0
+
+
+class OomCounter:
+    """Tells whether the kernel's out-of-memory killer struck in our control group since the last look."""
+
+    def __init__(self) -> None:
+        self._path = self._find()
+        self._count = self._read()
+
+    def moved(self) -> bool:
+        """Has the group's count of OOM kills grown since the last call that said yes?"""
+        count = self._read()
+        grew = count > self._count
+        self._count = count
+        return grew
+
+    def _read(self) -> int:
+        if self._path is None:
+            return 0
+        try:
+            lines = self._path.read_text().splitlines()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+    @staticmethod
+    def _find() -> Path | None:
+        try:
+            lines = Path("/proc/self/cgroup").read_text().splitlines()
+        except OSError:
+            return None
+        for line in lines:
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                return Path("/sys/fs/cgroup" + path) / "memory.events"
+        return None
+
+
+def cause(status: os.waitid_result, *, oom: bool = False) -> str:
+    """Puts the end of a process into words: "SIGSEGV (core dumped)", "exit status 3"."""
+    if status.si_code == os.CLD_EXITED:
+        return f"exit status {status.si_status}"
+    try:
+        name = signal.Signals(status.si_status).name
+    except ValueError:
+        name = f"signal {status.si_status}"
+    if status.si_code == os.CLD_DUMPED:
+        return f"{name} (core dumped)"
+    return f"{name} (out of memory)" if oom and status.si_status == signal.SIGKILL else name

@@ -1,0 +1,105 @@
+"""Runs in the supervisor: a reload (HUP) puts new code in the place of the old, or leaves the old where it is.
+
+A second template imports the code as it is now. Only when it has, and the first of its children is ready (the canary),
+are the old ones retired. Whatever goes wrong before that ends the new generation and touches nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from engine.app import config
+from engine.errors import ConfigError
+from engine.runtime import control, processes
+from engine.runtime.children import Stage
+from engine.runtime.generations import Generation, Phase
+
+if TYPE_CHECKING:
+    from engine.runtime.supervisor import Supervisor
+
+log = logging.getLogger("engine.supervisor")
+_FIXED = ("engine.name", "engine.runtime_dir", "broker.", "results.url", "worker.concurrency", "worker.queues")
+"""Settings that a running engine cannot change (a name that ends in a dot: the whole section)."""
+CANARY_FAILURES = 3
+"""Children of the new code that may die before one is ready."""
+
+
+class Reload:
+    """At most one reload at a time; one that is asked for meanwhile follows."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._asked = False
+        self._trial: Generation | None = None
+        self._said_waiting = False
+
+    def ask(self) -> None:
+        """Asks for a reload."""
+        self._asked = True
+
+    def advance(self, now: float) -> None:
+        """Moves on: starts what was asked for, and retires the old when the new is ready."""
+        supervisor = self._supervisor
+        if supervisor.shutdown.begun or not supervisor.booted:
+            return
+        if self._trial is None:
+            if self._asked:
+                self._asked = False
+                self._begin()
+            return
+        self._watch(self._trial)
+
+    def failed(self, why: str) -> None:
+        """Gives the new generation up; the old code goes on."""
+        trial, self._trial = self._trial, None
+        if trial is None:
+            return
+        log.error("reload failed, the old code keeps running: %s", why)
+        trial.phase = Phase.RETIRED
+        trial.template.dismiss()
+        trial.shut()
+        for child in self._supervisor.pool.of(trial.number):
+            if child.pid:
+                processes.kill({child.pid})
+            elif child.stage is Stage.ORDERED:
+                self._supervisor.pool.gone(child, 0.0)
+        self._supervisor.pool.backoff.succeeded()
+
+    def _begin(self) -> None:
+        supervisor = self._supervisor
+        try:
+            new = supervisor.config.reread()
+        except ConfigError as error:
+            log.error("reload refused, the old settings keep running: %s", error)
+            return
+        fixed = [key for key in config.changed(supervisor.config.settings, new.settings) if key.startswith(_FIXED)]
+        if fixed:
+            log.error("reload refused: restart needed for a changed %s", ", ".join(fixed))
+            return
+        supervisor.config = new
+        self._trial = supervisor.new_generation(supervisor.generations[-1].number + 1)
+        self._said_waiting = False
+        supervisor.generations.append(self._trial)
+        log.info("reload: importing the app as generation %d", self._trial.number)
+
+    def _watch(self, trial: Generation) -> None:
+        pool = self._supervisor.pool
+        if pool.up(trial.number):
+            self._finish(trial)
+        elif pool.backoff.failures >= CANARY_FAILURES:
+            self.failed("its children die before they are ready (see the log above)")
+        elif trial.phase is Phase.TRIAL and not pool.of(trial.number) and not self._said_waiting:
+            self._said_waiting = True
+            tasks = [self._supervisor.task_of(child) for child, _ in self._supervisor.enforcer.running()]
+            log.warning("reload waits for a free slot; tasks that run: %s", ", ".join(tasks) or "none")
+
+    def _finish(self, trial: Generation) -> None:
+        supervisor = self._supervisor
+        self._trial = None
+        supervisor.dispatcher.tell(control.Reconfigure(config.dump(supervisor.config.settings)))
+        supervisor.activate(trial)
+        for generation in supervisor.generations:
+            if generation is not trial and generation.phase is Phase.ACTIVE:
+                supervisor.retire(generation)
+        log.info("reloaded: generation %d has the tasks now", trial.number)

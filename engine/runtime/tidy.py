@@ -1,0 +1,60 @@
+"""Runs in a child: puts back what a task left changed in its process, so that the next one finds it as it should be.
+
+What cannot be put back (a thread that goes on) makes the child be replaced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+from typing import Any
+
+from engine.runtime import signals
+
+_WATCHED = (*signals.SUPERVISED, signals.INTERRUPT)
+
+
+class Tidy:
+    """Remembers how a child's process is between tasks, and restores it."""
+
+    def remember(self) -> None:
+        """Takes what is now as what should be."""
+        self._handlers: list[tuple[int, Any]] = [(number, signal.getsignal(number)) for number in _WATCHED]
+        self._threads = threading.active_count()
+        self._folder = os.getcwd()
+        self._umask = os.umask(0)
+        os.umask(self._umask)
+        self._streams = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in range(3)]
+
+    def restore(self) -> str | None:
+        """Restores handlers, signal mask, timer, folder, umask and descriptors 0 to 2. Returns why the child should be
+        replaced all the same."""
+        for number, handler in self._handlers:
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        if signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if signal.getitimer(signal.ITIMER_REAL)[0]:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if os.umask(self._umask) != self._umask:
+            pass  # the call that looks is the one that restores
+        return self._restore_places() or self._leftover_threads()
+
+    def _restore_places(self) -> str | None:
+        try:
+            if os.getcwd() != self._folder:
+                os.chdir(self._folder)
+        except OSError as error:
+            return f"its folder is gone ({error.strerror})"
+        for fd, kept in enumerate(self._streams):
+            try:
+                fcntl.fcntl(fd, fcntl.F_GETFD)
+            except OSError:
+                os.dup2(kept, fd)
+        return None
+
+    def _leftover_threads(self) -> str | None:
+        extra = threading.active_count() - self._threads
+        return f"a task left {extra} threads behind" if extra > 0 else None
