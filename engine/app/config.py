@@ -18,10 +18,10 @@ from msgspec import UNSET
 
 from engine.app.durations import brief
 from engine.app.folders import lock_path, runtime_dir, socket_path
-from engine.app.settings import BrokerSection, Duration, ResultsSection, Settings, Size, TaskSection
+from engine.app.settings import BrokerSection, ResultsSection, Settings, TaskSection
 from engine.app.sources import from_environment, from_file, from_options
 from engine.app.urls import readable, redact
-from engine.app.values import OPEN, SECTIONS, Path, Value, convert, decode_hook, dotted, keys_of
+from engine.app.values import OPEN, SECTIONS, Path, Value, convert, decode_hook, dotted, keys_of, toml
 from engine.errors import ConfigError
 
 __all__ = [
@@ -65,7 +65,7 @@ class Config:
         without passwords."""
         for key, value in _flat(self.settings):
             if value is not UNSET:
-                yield dotted(key), _toml(key, value), self.origins.get(dotted(key), "default")
+                yield dotted(key), toml(key, value), self.origins.get(dotted(key), "default")
 
 
 def load(
@@ -214,23 +214,3 @@ def _plain(value: object) -> object:
     if isinstance(value, int):
         return int(value)
     raise NotImplementedError(f"a setting cannot be {type(value).__name__}")
-
-
-def _toml(key: Path, value: Any) -> str:
-    """The value as TOML would write it; None, which TOML has not, as "none"."""
-    if value is None:
-        return '"none"'
-    if isinstance(value, Duration):
-        return f'"{brief(value)}"'
-    if isinstance(value, Size):
-        return f'"{_bytes(value)}"'
-    if isinstance(value, str):
-        return msgspec.json.encode(readable(value) if key[-1] == "url" else value).decode()
-    return msgspec.json.encode(value).decode()
-
-
-def _bytes(value: int) -> str:
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if value and value % factor == 0:
-            return f"{value // factor}{unit}"
-    return str(value)

@@ -6,10 +6,9 @@ socket of the engine that has the name of ``[engine] name``.
 
 from __future__ import annotations
 
-import importlib
-
 from engine.app.folders import socket_path
 from engine.app.plugins import open_results, open_transport, results_class, transport_class
+from engine.app.relay import connect_results, connect_transport
 from engine.app.settings import Settings
 from engine.contract.results import ResultBackend
 from engine.contract.transport import Transport
@@ -20,7 +19,7 @@ def transport_for(settings: Settings) -> Transport:
     engine and none of that name is up."""
     url = settings.broker.url
     if url is not None and transport_class(url, settings.plugins).capabilities.in_process:
-        return importlib.import_module("engine.app.relay").connect_transport(socket_path(settings))
+        return connect_transport(socket_path(settings))
     return open_transport(settings.broker, settings.plugins)
 
 
@@ -28,5 +27,5 @@ def results_for(settings: Settings) -> ResultBackend | None:
     """Returns the result backend, or None when none is configured. Raises as `transport_for`."""
     url = settings.results.url
     if url is not None and results_class(url, settings.plugins).in_process:
-        return importlib.import_module("engine.app.relay").connect_results(socket_path(settings))
+        return connect_results(socket_path(settings))
     return open_results(settings.results, settings.plugins)

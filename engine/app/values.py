@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 
-from engine.app.durations import DURATION, SIZE, rate, seconds, size
+from engine.app.durations import DURATION, SIZE, brief, rate, seconds, size
 from engine.app.settings import (
     BrokerSection,
     Duration,
@@ -21,6 +21,7 @@ from engine.app.settings import (
     TaskSection,
     WorkerSection,
 )
+from engine.app.urls import readable
 from engine.errors import ConfigError
 
 Path: TypeAlias = tuple[str, ...]
@@ -50,7 +51,7 @@ class Value:
     origin: str
     """``conf/worker.toml:12``, ``ENGINE_WORKER_CONCURRENCY`` or ``--concurrency``."""
     source: str
-    """``file``, ``env`` or ``option``."""
+    """``file``, ``env``, ``option`` or ``code``. Variables and options are text, from which numbers and lists are read."""
 
     def error(self, problem: str) -> str:
         """Returns the sentence for an error in this value."""
@@ -77,7 +78,7 @@ def convert(value: Value) -> Any:
     if raw == "none" and type(None) in get_args(type_):
         return None
     try:
-        result = _convert(raw, type_, value.source != "file")
+        result = _convert(raw, type_, value.source in ("env", "option"))
         if check := _filled if section == "routes" else _CHECKS.get(key):
             result = check(result)
     except msgspec.ValidationError as error:
@@ -109,6 +110,20 @@ def decode_hook(type_: type, raw: Any) -> Any:
     if type_ is Size:
         return Size(size(raw))
     raise NotImplementedError(type_)
+
+
+def toml(path: Path, value: Any) -> str:
+    """Returns a setting's value as TOML would write it; None, which TOML has not, as "none". URLs are shown without
+    passwords."""
+    if value is None:
+        return '"none"'
+    if isinstance(value, Duration):
+        return f'"{brief(value)}"'
+    if isinstance(value, Size):
+        return f'"{_bytes(value)}"'
+    if isinstance(value, str):
+        return msgspec.json.encode(readable(value) if path[-1] == "url" else value).decode()
+    return msgspec.json.encode(value).decode()
 
 
 def _convert(raw: Any, type_: Any, text: bool) -> Any:
@@ -152,6 +167,13 @@ def _shown(raw: Any) -> str:
         return "true" if raw else "false"
     text = f'"{raw}"' if isinstance(raw, str) else str(raw)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _bytes(value: int) -> str:
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if value and value % factor == 0:
+            return f"{value // factor}{unit}"
+    return str(value)
 
 
 def _level(value: str) -> str:

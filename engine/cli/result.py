@@ -119,5 +119,5 @@ def _text(key: str, value: Any) -> str:
     if key == "runtime":
         return f"{value:.3f} s"
     if key == "traceback":
-        return "\n" + value
+        return f"\n{value}"
     return json.dumps(value, ensure_ascii=False) if key == "result" else str(value)

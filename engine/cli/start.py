@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -54,9 +53,6 @@ def command(
     )
     if not settings.settings.engine.app:
         raise ConfigError('no app: give -c FILE, or --app MODULE, or write app = "package.module" under [engine]')
-    if settings.path is not None:
-        # An Engine in the user's code that names no broker reads this file too.
-        os.environ["ENGINE_CONFIG"] = str(settings.path.absolute())
     from engine.runtime import boot
 
     return boot.start(settings)
