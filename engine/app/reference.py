@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from engine.app import settings as declared
+from engine.app.options import Resolved
 from engine.app.settings import Duration, Size
 from engine.app.sources import variable
 from engine.app.values import SECTIONS, keys_of, toml
@@ -46,11 +47,9 @@ def settings() -> list[Setting]:
     for section, cls in SECTIONS.items():
         docs = _docs(cls)
         fields = {field.name: field for field in msgspec.structs.fields(cls)}
-        for key in keys_of(section):
+        for key, type_ in keys_of(section).items():
             default = _default(section, key, fields[key])
-            found.append(
-                Setting(section, key, _type(keys_of(section)[key]), default, docs[key], variable(section, key))
-            )
+            found.append(Setting(section, key, _type(type_), default, docs[key], variable(section, key)))
     routes = Setting("routes", '"pattern"', "queue", "", _docs(declared.Settings)["routes"], "")
     return [*found, routes]
 
@@ -74,6 +73,11 @@ def _type(type_: Any) -> str:
 
 
 def _default(section: str, key: str, field: msgspec.structs.FieldInfo) -> str:
+    if section == "tasks":
+        value = getattr(Resolved(), key)
+        return (
+            "" if value is None else toml((section, key), Duration(value) if _type(field.type) == "duration" else value)
+        )
     if field.default_factory is not msgspec.NODEFAULT:
         return toml((section, key), field.default_factory())
     return "" if field.default in (UNSET, None, msgspec.NODEFAULT) else toml((section, key), field.default)

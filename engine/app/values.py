@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Value:
     origin: str
     """``conf/worker.toml:12``, ``ENGINE_WORKER_CONCURRENCY`` or ``--concurrency``."""
     source: str
-    """``file``, ``env``, ``option`` or ``code``. Variables and options are text, from which numbers and lists are read."""
+    """``file``, ``env``, ``option`` or ``code``. Those of env and option are text: numbers and lists are read from it."""
 
     def error(self, problem: str) -> str:
         """Returns the sentence for an error in this value."""
@@ -122,8 +123,8 @@ def toml(path: Path, value: Any) -> str:
     if isinstance(value, Size):
         return f'"{_bytes(value)}"'
     if isinstance(value, str):
-        return msgspec.json.encode(readable(value) if path[-1] == "url" else value).decode()
-    return msgspec.json.encode(value).decode()
+        return json.dumps(readable(value) if path[-1] == "url" else value, ensure_ascii=False)
+    return json.dumps(value)
 
 
 def _convert(raw: Any, type_: Any, text: bool) -> Any:
