@@ -35,7 +35,7 @@ class EngineSection(msgspec.Struct, forbid_unknown_fields=True):
     include: list[str] = []
     """Modules with tasks, imported before the worker starts."""
     runtime_dir: str | None = None
-    """Folder of control socket and lock file. None: $XDG_RUNTIME_DIR/engine, else a private folder of the user's."""
+    """Folder of control socket and lock file. Not set: $XDG_RUNTIME_DIR/engine, else a private folder of the user's."""
 
 
 class BrokerSection(msgspec.Struct):
@@ -53,7 +53,7 @@ class ResultsSection(msgspec.Struct):
     """``[results]``"""
 
     url: str | None = None
-    """As for the broker. None: no results are kept."""
+    """As for the broker. Not set: no results are kept."""
     expires: Duration = Duration(86400)
     """How long a result is kept."""
     options: dict[str, Any] = {}
@@ -70,7 +70,7 @@ class WorkerSection(msgspec.Struct, forbid_unknown_fields=True):
     queues: list[str] = msgspec.field(default_factory=lambda: ["default"])
     """Queues to fetch from: priority first across all, then in turn."""
     prefetch: Positive | None = None
-    """Messages claimed ahead. None: what the children finish in about 100 ms."""
+    """Messages claimed ahead. Not set: what the children finish in about 100 ms."""
     prefetch_max: Positive = 1000
     """The most that are claimed ahead."""
     max_tasks_per_child: Count = 0
@@ -84,7 +84,7 @@ class WorkerSection(msgspec.Struct, forbid_unknown_fields=True):
     dead_after: Duration = Duration(30)
     """Seconds without a heartbeat after which a worker on another host counts as dead."""
     preload: bool = True
-    """Import the app once and fork children from it; False: each child imports it."""
+    """Import the app once and fork children from it; false: each child imports it."""
     max_message: Size = Size(16 * 2**20)
     """Largest message."""
     max_result: Size = Size(16 * 2**20)
@@ -92,7 +92,7 @@ class WorkerSection(msgspec.Struct, forbid_unknown_fields=True):
     accept: list[str] = msgspec.field(default_factory=lambda: ["json", "msgpack"])
     """Serializers whose messages are run. "pickle" lets whoever can write to the broker run any code."""
     log_level: str = "INFO"
-    """DEBUG, INFO, WARNING or ERROR."""
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     json_logs: bool = False
     """Log lines as JSON objects."""
 
@@ -103,7 +103,7 @@ class TaskSection(msgspec.Struct, forbid_unknown_fields=True):
     acks_late: bool | UnsetType = UNSET
     """Acknowledge after the task ended (it runs again if its process dies) instead of just before it starts."""
     acks_on_failure_or_timeout: bool | UnsetType = UNSET
-    """False: a late-acked task that failed is dead-lettered."""
+    """false: a late-acked task that failed is dead-lettered."""
     time_limit: Duration | UnsetType | None = UNSET
     """Hard limit: the process that runs the task is killed."""
     soft_time_limit: Duration | UnsetType | None = UNSET
@@ -111,7 +111,7 @@ class TaskSection(msgspec.Struct, forbid_unknown_fields=True):
     memory_limit: Size | UnsetType | None = UNSET
     """Growth above the child's size after its fork at which it is killed."""
     max_retries: Count | UnsetType | None = UNSET
-    """Retries after the first run; None: without end."""
+    """Retries after the first run; "none": without end."""
     default_retry_delay: Duration | UnsetType = UNSET
     """Delay of a retry that names none."""
     rate_limit: str | float | UnsetType | None = UNSET

@@ -52,7 +52,7 @@ class Value:
     origin: str
     """``conf/worker.toml:12``, ``ENGINE_WORKER_CONCURRENCY`` or ``--concurrency``."""
     source: str
-    """``file``, ``env``, ``option`` or ``code``. Those of env and option are text: numbers and lists are read from it."""
+    """``file``, ``env``, ``option`` or ``code``. From the text of env and option, numbers and lists are read."""
 
     def error(self, problem: str) -> str:
         """Returns the sentence for an error in this value."""
