@@ -1,4 +1,4 @@
-"""Which child is in which slot, when the next is spawned, and how long a failure is waited out: with a made-up clock."""
+"""Which child is in which slot, when the next is spawned, how long a failure is waited out: with a made-up clock."""
 
 import random
 
