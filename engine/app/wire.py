@@ -147,7 +147,15 @@ class Registry(msgspec.Struct, frozen=True, tag=7, array_like=True):
     tasks: list[TaskInfo]
 
 
-Packet: TypeAlias = Handout | Outcome | Stored | Request | Reply | Death | Registry
+class Stack(msgspec.Struct, frozen=True, tag=8, array_like=True):
+    """Child to dispatcher: where a task was when its soft limit was raised. Part of the report should it be killed at
+    its hard limit."""
+
+    sequence: int
+    text: str
+
+
+Packet: TypeAlias = Handout | Outcome | Stored | Request | Reply | Death | Registry | Stack
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Packet)

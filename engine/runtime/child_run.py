@@ -15,8 +15,9 @@ from __future__ import annotations
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,8 @@ from engine.runtime import signals
 from engine.runtime.board import ASKED, HARD_NS, RAISED, REASON_BITS, REVOKED, SHUTDOWN, SOFT, SOFT_NS, Slot
 
 _NAMES = {SHUTDOWN: "shutdown", REVOKED: "revoked"}
+STACK_FRAMES = 40
+STACK_MAX = 16384
 _MASK = (1 << REASON_BITS) - 1
 
 
@@ -78,7 +81,7 @@ class ChildRun:
         """Calls the user's function."""
         asked = self._slot[ASKED]
         if asked and asked >> REASON_BITS == self.generation:
-            self._act(asked & _MASK)
+            self._act(asked & _MASK, None)
         return call()
 
     @contextmanager
@@ -91,7 +94,7 @@ class ChildRun:
             self._shields -= 1
         if self._waiting and not self._shields:
             reason, self._waiting = self._waiting, 0
-            self._act(reason)
+            self._act(reason, None)
 
     def time_left(self) -> float | None:
         """Returns seconds until the next limit, None without one."""
@@ -104,9 +107,9 @@ class ChildRun:
         """The handler of INTERRUPT."""
         asked = self._slot[ASKED]
         if asked >> REASON_BITS == self.generation and _is_inside(frame):
-            self._act(asked & _MASK)
+            self._act(asked & _MASK, frame)
 
-    def _act(self, reason: int) -> None:
+    def _act(self, reason: int, frame: FrameType | None) -> None:
         if reason <= self._raised:
             return
         if self._shields:
@@ -116,6 +119,7 @@ class ChildRun:
         self._slot[RAISED] = self.generation << REASON_BITS | reason
         error: ControlFlow
         if reason == SOFT:
+            self._tell_stack(frame)
             error = SoftTimeLimitExceeded(self.soft_limit)
         else:
             self.interrupted = _NAMES[reason]
@@ -124,6 +128,12 @@ class ChildRun:
             self.deliver(error)
         else:
             raise error
+
+    def _tell_stack(self, frame: FrameType | None) -> None:
+        """Says where the task was: should it be killed at its hard limit, nobody else can."""
+        text = "".join(traceback.format_stack(frame, STACK_FRAMES))[-STACK_MAX:]
+        with suppress(BlockingIOError):  # without room it is not worth waiting for: the task has to hear of its limit
+            wire.send(self._link, wire.encode(wire.Stack(self.sequence, text)), socket.MSG_DONTWAIT)
 
 
 _INVOKE = ChildRun.invoke.__code__
