@@ -14,21 +14,8 @@ from collections.abc import Sequence
 import click
 
 from engine.app.nearest import did_you_mean
-from engine.errors import (
-    AlreadyRunning,
-    BrokerFull,
-    BrokerUnavailable,
-    ConfigError,
-    EngineError,
-    NotRunning,
-)
-
-OK = 0
-FAILED = 1
-USAGE = 64
-INTERNAL = 70
-TRY_LATER = 75
-CONFIGURATION = 78
+from engine.cli.exits import INTERNAL, INTERRUPTED, OK, USAGE, status_of
+from engine.errors import EngineError
 
 VERBS = {
     "start": "Run the engine: supervisor, dispatcher and children, until it is stopped.",
@@ -108,7 +95,7 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         return _misused(error)
     except (click.Abort, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         return _hung_up()
     except EngineError as error:
@@ -116,15 +103,6 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last place that can tell it to the user in one line
         return _failed(f"internal error: {type(error).__name__}: {error}", INTERNAL, error)
     return status if isinstance(status, int) else OK
-
-
-def status_of(error: EngineError) -> int:
-    """Returns the exit status for an error."""
-    if isinstance(error, (ConfigError, AlreadyRunning)):
-        return CONFIGURATION
-    if isinstance(error, (NotRunning, BrokerUnavailable, BrokerFull)):
-        return TRY_LATER
-    return FAILED
 
 
 def _misused(error: click.ClickException) -> int:

@@ -1,0 +1,72 @@
+"""engine check"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from engine.app.config import Config
+from engine.cli import checks, output
+from engine.cli.checks import Finding
+from engine.cli.exits import CONFIGURATION, OK, TRY_LATER
+from engine.cli.options import config_option, configuration, json_option, name_option
+
+COLOURS = {"ok": "green", "note": None, "warning": "yellow", "later": "red", "error": "red"}
+
+
+@click.command("check")
+@config_option
+@name_option
+@json_option
+@click.option("-A", "--app", metavar="MODULE[:VAR]", help="Where the app is.")
+@click.option("--no-connect", is_flag=True, help="Do not connect to broker and result backend.")
+@click.option("-q", "--quiet", is_flag=True, help="Print findings only, not the values.")
+def command(config: str | None, name: str | None, as_json: bool, app: str | None, no_connect: bool, quiet: bool) -> int:
+    """Try the configuration, and print every value with the place it comes from.
+
+    Imports the app, opens broker and result backend, tries the system calls that `engine start` needs. Reports what
+    would break when children are forked, and settings that do not fit the app or the broker.
+
+    Exit status: 0 when there are no errors (warnings are none), 75 when only a server could not be reached, else 78.
+    """
+    configured = configuration(config, engine__name=name, engine__app=app)
+    if not (quiet or as_json):
+        _values(configured)
+    findings = []
+    for finding in _findings(configured, not no_connect):
+        findings.append(finding)
+        if not as_json and not (quiet and finding.level == "ok"):
+            _print(finding)
+    if as_json:
+        values = {key: {"value": value, "origin": origin} for key, value, origin in configured.values()}
+        output.as_json(
+            {"settings": values, "findings": [{"level": f.level, "about": f.about, "text": f.text} for f in findings]}
+        )
+    return _status({finding.level for finding in findings})
+
+
+def _findings(config: Config, connect: bool) -> Iterator[Finding]:
+    settings = config.settings
+    yield from checks.system(settings)
+    yield from checks.plugins(settings)
+    yield from checks.broker(settings, connect)
+    yield from checks.results(settings, connect)
+    yield from checks.app(settings)
+
+
+def _values(config: Config) -> None:
+    click.echo(f"configuration: {config.path or 'no file'}")
+    output.table(("SETTING", "VALUE", "FROM"), list(config.values()))
+    click.echo()
+
+
+def _print(finding: Finding) -> None:
+    level = output.styled(f"{finding.level:8}", fg=COLOURS[finding.level])
+    click.echo(f"{level}{finding.about:9}{finding.text}", err=finding.level in ("error", "later"))
+
+
+def _status(levels: set[str]) -> int:
+    if "error" in levels:
+        return CONFIGURATION
+    return TRY_LATER if "later" in levels else OK
