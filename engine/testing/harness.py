@@ -48,12 +48,18 @@ class EngineProcess:
         self.args = args or []
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, wait: bool = True, stderr: Any = None) -> EngineProcess:
-        """Starts it; with ``wait``, returns when it runs."""
+    def start(self, *, wait: bool = True, stderr: Any = None, own_group: bool = False) -> EngineProcess:
+        """Starts it, in a process group of its own if asked; with ``wait``, returns when it runs."""
         command = [sys.executable, "-m", "engine.cli.main", "start", "-c", str(self.config), *self.args]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, env=self.env, stdout=log, stderr=stderr or log, stdin=subprocess.DEVNULL
+                command,
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=stderr or log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=own_group,
             )
         if wait:
             wait_for(self.is_running, "the engine to run")
@@ -159,10 +165,14 @@ class EngineProcess:
 
 
 def _python_path(folder: Path) -> str:
-    return os.pathsep.join([str(folder), *(part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)])
+    return os.pathsep.join(
+        [str(folder), *(part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)]
+    )
 
 
-def toml(app: str, *, broker: str = "sqlite:///engine.db", concurrency: int = 2, worker: str = "", rest: str = "") -> str:
+def toml(
+    app: str, *, broker: str = "sqlite:///engine.db", concurrency: int = 2, worker: str = "", rest: str = ""
+) -> str:
     """Returns a configuration for tests: runtime files and database in the engine's own folder, late acks."""
     return f"""
 [engine]

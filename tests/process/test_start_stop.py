@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 
 import psutil
 import pytest
@@ -61,19 +59,7 @@ def test_a_drain_lets_running_tasks_finish_and_returns_the_others(site, number):
 
 
 def test_term_to_the_whole_group_is_a_drain_not_a_massacre(site):
-    engine = site.engine()
-    log = open(engine.log_path, "ab")
-    engine.process = subprocess.Popen(
-        [sys.executable, "-m", "engine.cli.main", "start", "-c", str(engine.config)],
-        cwd=engine.folder,
-        env=engine.env,
-        stdout=log,
-        stderr=log,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    log.close()
-    wait_for(engine.is_running, "the engine to run")
+    engine = site.engine().start(own_group=True)
     results = [site.send("ledger", key, 0.5) for key in range(2)]
     wait_for(lambda: len(site.starts()) == 2, "both to run")
     os.killpg(engine.pid, signal.SIGTERM)

@@ -20,7 +20,7 @@ os.write(1, b"done " + str(writer.pending).encode())
 
 def run(stderr, code: str = FILL) -> str:
     return subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=stderr, timeout=30
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=stderr, timeout=30, check=True
     ).stdout.decode()
 
 
@@ -90,6 +90,7 @@ os.write(1, [line for line in text.splitlines() if b"dropped" in line][0])
             pass_fds=[read_end],
             env={**os.environ, "READ": str(read_end)},
             timeout=30,
+            check=True,
         )
     finally:
         os.close(read_end)
