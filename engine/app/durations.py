@@ -59,17 +59,29 @@ def rate(value: float | str) -> float:
 
 
 def brief(duration: float) -> str:
-    """Returns a duration in seconds as short text for people: "250ms", "4m30s", "1d2h"."""
+    """Returns a duration in seconds as short text for people: "250ms", "4m30s", "1d2h" (two units, rounded down)."""
     if duration < 1:
         return f"{duration * 1000:.0f}ms" if duration else "0s"
     if duration < 60:
         return f"{duration:.3g}s"
-    rest, parts = int(duration), []
+    parts = _parts(int(duration))
+    first = next(i for i, (count, _) in enumerate(parts) if count)
+    return "".join(f"{count}{unit}" for count, unit in parts[first : first + 2] if count)
+
+
+def exact(duration: float) -> str:
+    """Returns a duration in seconds as text that `seconds` reads as the same number: "1d2h3m4s", "0.25s"."""
+    if duration != int(duration):
+        return f"{duration!r}s"
+    return "".join(f"{count}{unit}" for count, unit in _parts(int(duration)) if count) or "0s"
+
+
+def _parts(duration: int) -> list[tuple[int, str]]:
+    parts = []
     for unit in ("d", "h", "m", "s"):
-        count, rest = divmod(rest, int(_SECONDS[unit]))
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts[:2])
+        count, duration = divmod(duration, int(_SECONDS[unit]))
+        parts.append((count, unit))
+    return parts
 
 
 def _seconds(value: float | timedelta | str) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 
-from engine.app.durations import DURATION, SIZE, brief, rate, seconds, size
+from engine.app.durations import DURATION, SIZE, exact, rate, seconds, size
 from engine.app.settings import (
     BrokerSection,
     Duration,
@@ -119,7 +119,7 @@ def toml(path: Path, value: Any) -> str:
     if value is None:
         return '"none"'
     if isinstance(value, Duration):
-        return f'"{brief(value)}"'
+        return f'"{exact(value)}"'
     if isinstance(value, Size):
         return f'"{_bytes(value)}"'
     if isinstance(value, str):
