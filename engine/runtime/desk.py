@@ -1,0 +1,236 @@
+"""Runs in the dispatcher: the main lane's desk, where everything is that was fetched and has not ended.
+
+Main lane, but for the few attributes that the fetch lane reads (`engine.runtime.fetch.Desk`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from engine.app import commands, ends
+from engine.app.settings import Settings
+from engine.contract.message import Batch, Envelope, Message
+from engine.contract.transport import Ack, Reconciled, Release, TakenOver
+from engine.errors import MessageError
+from engine.runtime.crew import Crew, Run
+from engine.runtime.filters import end_item
+from engine.runtime.handout import Handoff, Held
+from engine.runtime.prefetch import Prefetch
+from engine.runtime.publish import Publish, PublishLane
+from engine.runtime.registry import Registry
+from engine.runtime.settle import Item, Settler
+
+log = logging.getLogger("engine.dispatcher")
+
+UNSETTLED_MOST = 10_000
+"""Ends that wait for the broker or the result backend, above which nothing more is fetched."""
+TERMINATE_WITHIN = 1.0
+"""Seconds during which a task that is to be terminated is looked for: it may be on its way to the board."""
+_STALE_EVERY = 0.25
+
+
+class Desk:
+    """What is in hand, and how much more to fetch."""
+
+    def __init__(
+        self, crew: Crew, handoff: Handoff, settler: Settler, publisher: PublishLane, settings: Settings, producer: str
+    ) -> None:
+        self.crew = crew
+        self.handoff = handoff
+        self.settler = settler
+        self.target = 0
+        self.gone = 0
+        self.knows_all = False
+        self.draining = False
+        self.read_sockets: Callable[[], None] = lambda: None
+        """Takes in what lies in the outcome sockets."""
+        self.unknown_claims: Callable[[], set[bytes]] = set
+        """Returns claims that an earlier dispatcher's table knew."""
+        self.on_reconciled: Callable[[Reconciled], None] = lambda result: None
+        self.on_received: Callable[[Sequence[Held]], None] | None = None
+        self.interrupt: Callable[[Run], None] = lambda run: None
+        """Has the supervisor interrupt a run."""
+        self._publisher = publisher
+        self._producer = producer
+        self._published = 0
+        self._received = 0
+        self._stale_at = 0.0
+        self._terminate: dict[str, float] = {}
+        handoff.acknowledge = self.acknowledge
+        settler.publish = self.publish_first
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Takes the settings: at the start, and after a reload."""
+        worker = settings.worker
+        self.concurrency = worker.concurrency or len(os.sched_getaffinity(0))
+        self._pinned = worker.prefetch is not None
+        self.prefetch = Prefetch(worker.prefetch_max, worker.prefetch)
+
+    # What the fetch lane asks and tells.
+
+    @property
+    def registry(self) -> Registry | None:
+        """The tasks of the newest generation, if they are known. Any lane."""
+        return self.handoff.registry
+
+    def started_claims(self) -> Collection[bytes]:
+        """Returns the claims of all runs that have begun and are not settled. Any lane."""
+        claims = self.settler.started_claims()
+        inflight = self.handoff.inflight
+        for run in self.crew.running():
+            # The board is read while children write it: a claim from our own table is whole.
+            held = inflight.get(run.sequence)
+            claims.add(run.claim if held is None else held.claim)
+        claims.discard(b"")
+        return claims
+
+    def fetched(self, held: list[Held], items: list[Item], count: int) -> None:
+        """Takes what was fetched."""
+        self._received += count
+        self.settler.submit(items)
+        if self.draining:
+            self.give_back(held)
+            return
+        self.handoff.add(held)
+        if self.on_received is not None:
+            self.on_received(held)
+
+    def suspend(self) -> None:
+        """Stops handing out and reads back: claims may be gone."""
+        self.handoff.paused = True
+        self.handoff.take_back()
+
+    def tell_claims(self, answer: queue.SimpleQueue[set[bytes]]) -> None:
+        """Answers with all claims in hand, having stopped handing out."""
+        self.suspend()
+        # In this order: what is on the board now is in a socket later, not the other way round.
+        claims = {run.claim for run in self.crew.running()}
+        self.read_sockets()
+        claims |= self.handoff.claims() | self.settler.claims() | self.unknown_claims()
+        claims.discard(b"")
+        answer.put(claims)
+
+    def reconciled(self, result: Reconciled) -> None:
+        """Hears how the comparison ended, and hands out again."""
+        self.handoff.paused = False
+        unsettled = self.settler.claims()
+        lost = set(result.lost) - unsettled
+        running = self.handoff.forget(lost)
+        if lost or result.returned:
+            log.info(
+                "claims compared with the broker: %d were gone (%d of them run on, their ends will be refused), "
+                "%d that nobody held were given back",
+                len(lost),
+                len(running),
+                result.returned,
+            )
+        self.on_reconciled(result)
+
+    def taken_over(self, found: Sequence[TakenOver]) -> None:
+        """Hears of claims of dead workers: logs them, and records the ends of what was dead-lettered."""
+        for one in found:
+            log.warning(
+                "worker %s is dead: %d of its messages were released, %d dead-lettered",
+                one.worker,
+                one.released,
+                len(one.dead),
+            )
+            for letter in one.dead:
+                try:
+                    message = Message.decode(letter.body)
+                except MessageError:
+                    continue
+                record = ends.crash_record(message, letter.deliveries, letter.reason)
+                self.settler.submit([Item(message.task, message.id, None, record=record)])
+
+    def ordered(self, order: commands.Revoke) -> None:
+        """Carries out a revocation for what is in hand here."""
+        dropped = self.handoff.drop_revoked(set(order.ids))
+        self.settler.submit([end_item(held.message, ends.revoked(held.message, held, held.info)) for held in dropped])
+        if order.terminate:
+            until = time.monotonic() + TERMINATE_WITHIN
+            self._terminate.update(dict.fromkeys(order.ids, until))
+
+    # What the main loop does.
+
+    def update(self, now: float) -> None:
+        """Hands out what there is room for, and says how much more to fetch. Once a turn of the main loop."""
+        handoff = self.handoff
+        if self.draining:
+            if handoff.unstarted():
+                self.give_back(handoff.take_all())
+        else:
+            if now >= self._stale_at:
+                self._release_stale(now)
+            handoff.fill(max(2 * self.concurrency, self.prefetch.rate(now) // 8))
+        if self._terminate:
+            self._terminate_running(now)
+        full = self.draining or len(self.settler) > UNSETTLED_MOST
+        self.target = 0 if full else self.prefetch.target(self.crew.idle(), now)
+        self.gone = self._received - handoff.unstarted()
+
+    def drain(self) -> None:
+        """Fetches no more, gives back what is unstarted, and lets idle children leave."""
+        self.draining = True
+        self.target = 0
+        self.give_back(self.handoff.take_all())
+        self.handoff.retire_all()
+
+    def give_back(self, held: Iterable[Held]) -> None:
+        """Returns unstarted messages to the broker: released uncounted, or published again if acknowledged."""
+        items = []
+        for one in held:
+            if one.end is not None:
+                log.warning("hooks of %s %s are not run: the worker ends", one.message.task, one.message.id)
+            elif one.acked:
+                self.publish_again(one)
+            else:
+                items.append(Item(one.message.task, one.message.id, Release(one.claim)))
+        self.settler.submit(items)
+
+    def publish_again(self, held: Held, then: Callable[[], None] = lambda: None) -> None:
+        """Publishes an acknowledged message that no child has started; ``then`` is called in the publish lane."""
+        delivery, message = held.delivery, held.message
+        envelope = Envelope(
+            message.id, delivery.body, delivery.queue, delivery.priority, None, message.expires, replayed=True
+        )
+        self._published += 1
+        self._publisher.inbox.put([Publish([envelope], Batch(self._producer, self._published), then)])
+
+    def acknowledge(self, early: list[Held]) -> None:
+        """Has messages acknowledged that go to a child then."""
+        self.settler.submit([self._early_ack(held) for held in early])
+
+    def publish_first(self, item: Item, then: Callable[[], None]) -> None:
+        """Publishes what goes before an item is settled."""
+        if item.entry is not None and item.sequence:
+            # A slot's runs have growing sequences: as the number they let the broker know a repetition.
+            batch = Batch(f"{self._producer.partition('.')[0]}.slot.{item.entry.journal.slot}", item.sequence)
+        else:
+            self._published += 1
+            batch = Batch(self._producer, self._published)
+        self._publisher.inbox.put([Publish(item.publishes, batch, then)])
+
+    def _early_ack(self, held: Held) -> Item:
+        return Item(
+            held.message.task,
+            held.message.id,
+            Ack(held.claim),
+            then=lambda stale: self.handoff.acknowledged(held, stale),
+        )
+
+    def _release_stale(self, now: float) -> None:
+        self._stale_at = now + _STALE_EVERY
+        if not self._pinned and not self.handoff.paused:
+            self.give_back(self.handoff.take_stale(now))
+
+    def _terminate_running(self, now: float) -> None:
+        for run in self.crew.running():
+            if self._terminate.pop(run.id, None) is not None:
+                self.interrupt(run)
+        self._terminate = {id: until for id, until in self._terminate.items() if until > now}
