@@ -38,6 +38,14 @@ class Held(Protocol):
     def crashes(self) -> int: ...
 
 
+class Removed(msgspec.Struct, frozen=True):
+    """In place of a delivery, for a message that was taken out of its queue."""
+
+    claim: bytes = b""
+    deliveries: int = 1
+    crashes: int = 0
+
+
 class End(msgspec.Struct, frozen=True):
     """What an end means: what to tell the broker (with the record to store), and what else follows."""
 

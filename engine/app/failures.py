@@ -101,7 +101,7 @@ def _construct(failure: Failure) -> BaseException | None:
 
 
 def _arguments(failure: Failure) -> list[list[Any]]:
-    found: list[list[Any]] = [] if failure.args is None else [msgspec.json.decode(failure.args, type=list)]
+    found: list[list[Any]] = [] if failure.args is msgspec.UNSET else [msgspec.json.decode(failure.args, type=list)]
     return [*found, [failure.text]]
 
 
@@ -112,15 +112,15 @@ def _find_class(module: str, path: str) -> type[BaseException] | None:
     return found if isinstance(found, type) and issubclass(found, BaseException) else None
 
 
-def _plain_args(error: BaseException) -> msgspec.Raw | None:
+def _plain_args(error: BaseException) -> msgspec.Raw | msgspec.UnsetType:
     args = error.args
     if not all(type(arg) in _PLAIN for arg in args) or any(type(arg) is str and len(arg) > TEXT_MAX for arg in args):
-        return None
+        return msgspec.UNSET
     try:
         data = msgspec.json.encode(args)
     except (ValueError, OverflowError):
-        return None
-    return msgspec.Raw(data) if len(data) <= 2 * TEXT_MAX else None
+        return msgspec.UNSET
+    return msgspec.Raw(data) if len(data) <= 2 * TEXT_MAX else msgspec.UNSET
 
 
 def _text_of(read: Any, instead: str) -> str:

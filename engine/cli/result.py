@@ -61,7 +61,7 @@ def describe(record: Record) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         raise TransportError(f"the record of {record.id} cannot be read: {error}") from None
     told: dict[str, Any] = {"id": record.id, "state": record.state, "task": body.task, "date": body.date}
-    if body.result is not None:
+    if body.result is not msgspec.UNSET:
         told["result"] = json.loads(bytes(body.result))
     if body.serializer != "json":
         told["serializer"] = body.serializer

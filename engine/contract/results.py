@@ -48,8 +48,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     type: str
     module: str
     text: str
-    args: msgspec.Raw | None = None
-    """JSON list of the exception's args where JSON carries them, else None."""
+    args: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """JSON list of the exception's args where JSON carries them, else absent."""
 
 
 class Body(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,7 +59,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     task: str
     date: float
     """When the state was reached."""
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """SUCCESS: the value as the task's codec wrote it. Custom states: the meta given to ``update_state``, as JSON."""
     serializer: str = "json"
     failure: Failure | None = None

@@ -1,0 +1,372 @@
+"""The app: what tasks are declared on, sent through and looked up in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+
+from engine.app import codecs, registry, routing
+from engine.app.calls import check_call
+from engine.app.client import Client
+from engine.app.conf import Conf
+from engine.app.config import load
+from engine.app.decorator import Declares, check_free, declare
+from engine.app.eager import run_eagerly
+from engine.app.nearest import did_you_mean
+from engine.app.options import SECTION_NAMES, CallOptions, Defaults, DurationLike, Resolved, check_names, section_of
+from engine.app.plugins import codecs as plugin_codecs
+from engine.app.results import AsyncResult, EagerResult
+from engine.app.revocation import revoke
+from engine.app.sending import Route, message_of, publish
+from engine.app.settings import Settings, TaskSection
+from engine.app.signature import Signature
+from engine.app.task import Task as AnyTask
+from engine.app.task_modules import Modules, Packages
+from engine.app.values import Value, convert
+from engine.app.wire import TaskInfo
+from engine.contract.results import ResultBackend
+from engine.contract.transport import Transport
+from engine.errors import ConfigError, NotRegistered
+
+if TYPE_CHECKING:
+    from engine.app.coroutines import Loop
+
+Hook = TypeVar("Hook", bound=Callable[[], Any])
+
+
+class Engine:
+    """An app: declares tasks, sends them, and finds them in a worker.
+
+    ``broker`` and ``backend`` are URLs; without a broker the file that ENGINE_CONFIG names is read, else
+    ENGINE_BROKER_URL. ``include`` are modules with tasks, which a worker imports. ``defaults`` are options of its
+    tasks, weaker than all other places. What the operator sets - file, environment, command line - is stronger than
+    what is set here. Safe to use from several threads, and on both sides of a fork.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        include: Iterable[str] = (),
+        routes: Mapping[str, str] | None = None,
+        result_expires: DurationLike | None = None,
+        task_always_eager: bool = False,
+        task_eager_propagates: bool = False,
+        **defaults: Unpack[Defaults],
+    ) -> None:
+        check_names(defaults, SECTION_NAMES, "Engine")
+        self._defaults = section_of(defaults, "Engine")
+        self._code = _code_settings(name, broker, backend, routes, result_expires)
+        self.name = self._code.engine.name
+        self.task_always_eager = task_always_eager
+        """True: ``apply_async`` runs the task here and now, as ``apply`` does."""
+        self.task_eager_propagates = task_eager_propagates
+        """True: ``apply_async`` under ``task_always_eager`` raises what the task ended with."""
+        self.conf = Conf(self)
+        self.client = Client(lambda: self.settings)
+        self._modules = Modules(include)
+        self._settings: Settings | None = None
+        self._own: dict[str, AnyTask[..., Any]] = {}
+        self._index: dict[str, AnyTask[..., Any]] = {}
+        self._indexed = -1
+        self._routes: dict[str, Route] = {}
+        self._start_hooks: list[Callable[[], Any]] = []
+        self._stop_hooks: list[Callable[[], Any]] = []
+        self._loop: Loop | None = None
+        self.task = cast(Declares, self._task)
+        registry.add(self)
+
+    @classmethod
+    def from_toml(cls, path: str) -> Engine:
+        """Makes an app with the settings of a TOML file (and of the environment). Raises ConfigError."""
+        settings = load(path).settings
+        app = cls(settings.engine.name)
+        app.configure(settings)
+        return app
+
+    Task = AnyTask
+    """What to derive ``base=`` classes from."""
+
+    # Declaring.
+
+    def _task(self, function: Any = None, /, **options: Any) -> Any:
+        """Makes a task of a function: ``@app.task`` or ``@app.task(option=...)``. Raises TypeError for an unknown
+        option, ConfigError for a value that does not fit or a name that another function has."""
+        return declare(function, options, self, self._add)
+
+    def _add(self, task: AnyTask[..., Any]) -> None:
+        check_free(task, self.known())
+        self._own[task.name] = task
+        self._indexed = -1
+
+    def on_child_start(self, hook: Hook) -> Hook:
+        """Has a function called in each child before its first task. One that raises is a boot failure."""
+        self._start_hooks.append(hook)
+        return hook
+
+    def on_child_stop(self, hook: Hook) -> Hook:
+        """Has a function called in each child after its last task."""
+        self._stop_hooks.append(hook)
+        return hook
+
+    def autodiscover_tasks(self, packages: Packages = None, related_name: str | None = "tasks") -> None:
+        """Names packages whose module ``tasks`` a worker imports: a list, or a function that returns one; without any,
+        Django's apps. A package that has no such module is passed over."""
+        self._modules.discover(packages, related_name)
+
+    def config_from_object(self, *args: Any, **kwargs: Any) -> None:
+        """Raises ConfigError: settings are in a TOML file."""
+        raise ConfigError(
+            "config_from_object: settings are not in code here: name a TOML file in ENGINE_CONFIG, "
+            'or use Engine.from_toml("worker.toml")'
+        )
+
+    def set_current(self) -> None:
+        """Makes this the app that shared tasks bind to."""
+        registry.set_current(self)
+
+    # Looking up.
+
+    @property
+    def tasks(self) -> Mapping[str, AnyTask[..., Any]]:
+        """All tasks by name, shared ones included."""
+        return MappingProxyType({**registry.shared(), **self._own})
+
+    def find(self, name: str) -> AnyTask[..., Any] | None:
+        """Returns the task of that name or alias, or None."""
+        return self.known().get(name)
+
+    def registered(self, name: str) -> AnyTask[..., Any]:
+        """Returns the task of that name or alias. Raises NotRegistered."""
+        task = self.find(name)
+        if task is None:
+            raise NotRegistered(f"no task is called {name!r} here{did_you_mean(name, self.known())}")
+        return task
+
+    def known(self) -> Mapping[str, AnyTask[..., Any]]:
+        """Returns its tasks and the shared ones, by name and alias."""
+        version = registry.version()
+        if self._indexed != version:
+            tasks = [*registry.shared().values(), *self._own.values()]
+            self._index = {name: task for task in tasks for name in (*task.aliases, task.name)}
+            self._indexed = version
+        return self._index
+
+    # Sending.
+
+    def send_task(
+        self,
+        name: str,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[Any]:
+        """Sends a task by its name, which need not be registered here. Options and errors as `Task.apply_async`."""
+        check_call(options, "send_task")
+        task = self.find(name)
+        if task is not None:
+            return self.send_task_object(task, tuple(args or ()), dict(kwargs or {}), options)
+        return self._send(self.route(name, None), tuple(args or ()), dict(kwargs or {}), options)
+
+    def send_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
+        """Sends signatures, some hundred in a round trip; returns a result for each, in order. When sending fails part
+        of the way, those before have been sent."""
+        results, messages = [], []
+        for signature in signatures:
+            if self.task_always_eager:
+                results.append(self.send_signature(signature, signature.options))
+                continue
+            task = self.find(signature.task)
+            route = task.route if task is not None else self.route(signature.task, None)
+            if task is not None and task.code.typing:
+                task.check(signature.args, signature.kwargs)
+            messages.append((message_of(route, signature.args, signature.kwargs, signature.options, task), route))
+            results.append(self._result(messages[-1][0].id, task, signature.options, route))
+        publish(self.client, messages, {})
+        return results
+
+    def send_signature(self, signature: Signature[Any], options: Mapping[str, Any]) -> AsyncResult[Any]:
+        """Sends a signature with these options instead of its own."""
+        return self.send_task(signature.task, signature.args, signature.kwargs, **cast(CallOptions, dict(options)))
+
+    def send_task_object(
+        self, task: AnyTask[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Sends a task. For `Task`, which checks the names of the options."""
+        if task.code.typing:
+            task.check(args, kwargs)
+        if self.task_always_eager:
+            return self.apply(task, args, kwargs, options, self.task_eager_propagates)
+        return self._send(task.route, args, kwargs, options, task)
+
+    def apply(
+        self,
+        task: AnyTask[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        throw: bool,
+    ) -> EagerResult[Any]:
+        """Runs a task here and now. For `Task`."""
+        if task.code.typing:
+            task.check(args, kwargs)
+        result = run_eagerly(self, task, message_of(task.route, args, kwargs, options, task))
+        if throw:
+            result.get()
+        return result
+
+    def signature(
+        self,
+        name: str,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Signature[Any]:
+        """Returns a signature of a task by its name, which need not be registered here."""
+        return Signature(self, name, args, kwargs, options, immutable)
+
+    def revoke(self, ids: Sequence[str], terminate: bool = False) -> None:
+        """Sees to it that tasks do not run (again). ``terminate`` interrupts those that run now. Raises
+        BrokerUnavailable, and TransportError where the broker cannot record it."""
+        revoke(self.client, ids, terminate, self.settings.results.expires)
+
+    def close(self) -> None:
+        """Closes the connections. The next use opens them again."""
+        self.client.close()
+
+    def _send(
+        self,
+        route: Route,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        task: AnyTask[..., Any] | None = None,
+    ) -> AsyncResult[Any]:
+        message = message_of(route, args, kwargs, options, task)
+        publish(self.client, [(message, route)], options)
+        return self._result(message.id, task, options, route)
+
+    def _result(
+        self, id: str, task: AnyTask[..., Any] | None, options: Mapping[str, Any], route: Route
+    ) -> AsyncResult[Any]:
+        ignored = options.get("ignore_result")
+        convert_result = None if task is None else task.parameters.convert_result
+        return AsyncResult(id, self, convert_result, route.ignore_result if ignored is None else bool(ignored))
+
+    # For the worker.
+
+    @property
+    def settings(self) -> Settings:
+        """All settings. Read at the first use: what the code gave, ENGINE_CONFIG, ENGINE_*. Raises ConfigError."""
+        if self._settings is None:
+            self._take(load(code=self._code).settings)
+        assert self._settings is not None
+        return self._settings
+
+    def configure(self, settings: Settings) -> None:
+        """Takes the operator's settings: they win over what the code gave. Makes this the current app."""
+        for mine, theirs in ((self._code.broker, settings.broker), (self._code.results, settings.results)):
+            if theirs.url is None:
+                theirs.url = mine.url
+        settings.routes = {
+            **settings.routes,
+            **{k: v for k, v in self._code.routes.items() if k not in settings.routes},
+        }
+        self._take(settings)
+        self.client.close()
+        self.set_current()
+
+    def _take(self, settings: Settings) -> None:
+        self._settings = settings
+        self._routes.clear()
+        if settings.plugins.enable or settings.plugins.load:
+            codecs.register(plugin_codecs(settings.plugins))
+        for task in self.tasks.values():
+            task.forget_options()
+
+    def connect_with(self, transport: Transport, results: ResultBackend | None) -> None:
+        """From now on reaches broker and result backend through these. Called in a child."""
+        self.client.use(transport, results)
+
+    def import_tasks(self) -> list[str]:
+        """Imports ``include`` and what ``autodiscover_tasks`` finds; returns the modules' names. Called before a worker
+        starts; raises what a module raises."""
+        return self._modules.import_all()
+
+    def task_infos(self) -> list[TaskInfo]:
+        """Returns what the dispatcher needs to know of each task, by name: the place in the list is the task's number
+        on the board."""
+        tasks = self.tasks
+        return [tasks[name].info for name in sorted(tasks)]
+
+    def child_start(self) -> None:
+        """Runs the ``on_child_start`` hooks; raises what they raise."""
+        for hook in self._start_hooks:
+            hook()
+
+    def child_stop(self) -> None:
+        """Runs all ``on_child_stop`` hooks and ends the event loop; then raises the first exception of a hook."""
+        errors: list[Exception] = []
+        for hook in self._stop_hooks:
+            try:
+                hook()
+            except Exception as error:  # noqa: BLE001 - the other hooks have their own things to close
+                errors.append(error)
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+        if errors:
+            raise errors[0]
+
+    def loop(self) -> Loop:
+        """Returns the event loop of this child's ``async def`` tasks."""
+        if self._loop is None:
+            from engine.app.coroutines import Loop  # late: asyncio takes 30 ms, and most apps have no such task
+
+            self._loop = Loop()
+        return self._loop
+
+    def resolve(self, name: str, own: TaskSection | None) -> Resolved:
+        """Returns the options that hold for a task; ``own`` are the decorator's."""
+        return routing.options_of(self.settings, name, own, self._defaults)
+
+    def route(self, name: str, own: TaskSection | None) -> Route:
+        """Returns where and how a task is sent when the call does not say."""
+        if own is None and name in self._routes:
+            return self._routes[name]
+        route = routing.route_of(self.settings, name, self.resolve(name, own), own)
+        if own is None:
+            self._routes[name] = route
+        return route
+
+    # Last, as the name stands for the class above.
+    def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - the name Celery users know
+        """Returns the handle of the result that has this id."""
+        return AsyncResult(id, self)
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.name}>"
+
+
+def _code_settings(
+    name: str | None,
+    broker: str | None,
+    backend: str | None,
+    routes: Mapping[str, str] | None,
+    result_expires: DurationLike | None,
+) -> Settings:
+    settings = Settings()
+    if name is not None:
+        settings.engine.name = name
+    settings.broker.url = broker
+    settings.results.url = backend
+    settings.routes = dict(routes or {})
+    if result_expires is not None:
+        settings.results.expires = convert(
+            Value(("results", "expires"), result_expires, "Engine: result_expires", "code")
+        )
+    return settings

@@ -1,0 +1,133 @@
+"""What a call's options become in its message."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.app.durations import seconds
+from engine.app.options import CALL_NAMES, check_call_limits, check_names
+from engine.contract.message import MAX_ID
+from engine.errors import SerializationError
+
+_AS_GIVEN = ("ignore_result", "serializer", "queue", "shadow")
+
+
+def new_id() -> str:
+    """Returns a new task id: the text of a random UUID (version 4). Safe across forks."""
+    text = os.urandom(16).hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+
+
+def check_call(options: Mapping[str, Any], where: str) -> None:
+    """Raises TypeError for an option that ``apply_async`` does not know."""
+    check_names(options, CALL_NAMES, where)
+
+
+def fields_of(options: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Returns the fields of a `Message` that the options set. ``link`` and ``link_error`` are not among them.
+
+    Raises TypeError or ValueError for a value that does not fit.
+    """
+    fields = {name: options[name] for name in _AS_GIVEN if options.get(name) is not None}
+    for name, read in _READERS.items():
+        if options.get(name) is not None:
+            fields[name] = read(options[name], now)
+    if "max_retries" in options:
+        fields["max_retries"] = _count(options["max_retries"])
+    if options.get("countdown") is not None:
+        fields["eta"] = now + max(0.0, _countdown(options["countdown"]))
+    if options.get("task_id") is not None:
+        fields["id"] = _checked_id(options["task_id"])
+    check_call_limits(fields.get("time_limit"), fields.get("soft_time_limit"))
+    return fields
+
+
+def moment(value: datetime, now: float) -> float:
+    """Returns a datetime as seconds since the epoch; a naive one is UTC."""
+    if not isinstance(value, datetime):
+        raise TypeError(f"expected a datetime, got {type(value).__name__}: use countdown for seconds from now")
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+
+
+def origin() -> str:
+    """Returns ``pid@host`` of this process."""
+    return _origin.text
+
+
+class _Origin:
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self.text = f"{os.getpid()}@{socket.gethostname()}"
+
+
+_origin = _Origin()
+os.register_at_fork(after_in_child=_origin.renew)
+
+
+def _eta(value: Any, now: float) -> float:
+    return max(now, moment(value, now))
+
+
+def _expires(value: Any, now: float) -> float:
+    return moment(value, now) if isinstance(value, datetime) else now + max(0.0, _countdown(value))
+
+
+def _limit(value: Any, now: float) -> float:
+    limit = seconds(value)
+    if limit <= 0:
+        raise ValueError("a time limit must be above 0 seconds")
+    return limit
+
+
+def _priority(value: Any, now: float) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
+        raise ValueError(f"priority {value!r} is not 0..9 (9 first)")
+    return value
+
+
+def _headers(value: Any, now: float) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"headers must be a dict, got {type(value).__name__}")
+    return dict(value)
+
+
+def _countdown(value: Any) -> float:
+    # A time in the past is now, as it is for eta.
+    if isinstance(value, (int, float)) and value < 0:
+        return 0.0
+    return seconds(value)
+
+
+def _count(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"max_retries {value!r} is neither None (for ever) nor a whole number of at least 0")
+    return value
+
+
+def _checked_id(value: Any) -> str:
+    text = str(value)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise SerializationError("task_id holds characters that UTF-8 cannot carry") from None
+    if not 1 <= size <= MAX_ID:
+        raise ValueError(f"task_id must have 1 to {MAX_ID} bytes, got {size}")
+    return text
+
+
+_READERS: dict[str, Callable[[Any, float], Any]] = {
+    "eta": _eta,
+    "expires": _expires,
+    "priority": _priority,
+    "time_limit": _limit,
+    "soft_time_limit": _limit,
+    "headers": _headers,
+}

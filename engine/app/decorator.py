@@ -1,0 +1,134 @@
+"""``@app.task`` and ``@shared_task``: from a function and options to a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from engine.app import registry
+from engine.app.options import TASK_NAMES, TaskOptions, check_names, code_of, section_of
+from engine.app.registry import App
+from engine.app.task import Definition, Task
+from engine.errors import ConfigError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_INHERITED = TASK_NAMES - {"name", "aliases", "base", "bind"}
+"""The options that a base class may set as class attributes."""
+
+if TYPE_CHECKING:
+
+    class AsyncTask(Task[P, R]):
+        """The task of an ``async def`` function, for type checkers: called as a function it gives a coroutine."""
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+            """Calls the function."""
+
+
+class Decorate(Protocol):
+    """What ``@app.task(...)`` returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class DecorateBound(Protocol):
+    """What ``@app.task(bind=True, ...)`` returns: the function's first parameter is the task."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+
+
+class Declares(Protocol):
+    """The type of ``app.task`` and ``shared_task``, with all the ways to use them."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> DecorateBound: ...
+    @overload
+    def __call__(self, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> Decorate: ...
+
+
+def declare(function: Any, options: Mapping[str, Any], app: App | None, add: Callable[[Task[..., Any]], Any]) -> Any:
+    """Makes the task of ``function``, or without one the decorator that does; ``add`` registers it.
+
+    Raises TypeError for an unknown option, ConfigError for a value that does not fit or a name that is taken.
+    """
+    check_names(options, TASK_NAMES, "task")
+    if function is None:
+        return lambda given: declare(given, options, app, add)
+    if not callable(function):
+        raise TypeError(f"@task decorates a function, not {type(function).__name__}; options are given by name")
+    task = make(function, options, app)
+    add(task)
+    return task
+
+
+def make(function: Callable[..., Any], options: Mapping[str, Any], app: App | None) -> Task[..., Any]:
+    """Makes the task of a function, without registering it."""
+    base = options.get("base") or Task
+    if not (isinstance(base, type) and issubclass(base, Task)):
+        raise TypeError(f"base must be a subclass of engine.Task, got {base!r}")
+    name = options.get("name") or name_of(function, app)
+    where = f"task {name}"
+    given = {**_class_options(base), **options}
+    aliases = given.get("aliases", ())
+    definition = Definition(
+        name=name,
+        bind=bool(given.get("bind", False)),
+        aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases),
+        section=section_of(given, where),
+        code=code_of(given, where),
+    )
+    return base.define(function, definition, app)
+
+
+def name_of(function: Callable[..., Any], app: App | None) -> str:
+    """Returns the name that a task has when it is given none: ``module.function``, in ``__main__`` ``app.function``.
+    Raises TypeError for a callable without a name."""
+    name = getattr(function, "__name__", None)
+    module = getattr(function, "__module__", None)
+    if name is None or module is None:
+        raise TypeError(f"{function!r} has no name of its own: give one, @app.task(name=...)")
+    if module == "__main__":
+        module = app.name if app is not None else registry.current_name() or module
+    return f"{module}.{name}"
+
+
+def check_free(task: Task[..., Any], taken: Mapping[str, Task[..., Any]]) -> None:
+    """Raises ConfigError when one of the task's names belongs to a different function."""
+    for name in (task.name, *task.aliases):
+        other = taken.get(name)
+        if other is not None and not _is_same(task, other):
+            raise ConfigError(
+                f"two tasks are called {name!r}: {_place(other.function)} and {_place(task.function)}: "
+                "give one of them another name="
+            )
+
+
+def _is_same(task: Task[..., Any], other: Task[..., Any]) -> bool:
+    return task.function is other.function or _place(task.function) == _place(other.function)
+
+
+def _place(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+    # Typed in at a prompt or in a notebook, a function is replaced by its next version.
+    if code is None or code.co_filename.startswith("<"):
+        return name
+    return f"{name} ({code.co_filename}:{code.co_firstlineno})"
+
+
+def _class_options(base: type[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in reversed(base.__mro__[: base.__mro__.index(Task)]):
+        found.update({name: value for name, value in vars(kind).items() if name in _INHERITED})
+    return found

@@ -1,0 +1,138 @@
+"""The engines of this process, which of them is the current one, and the tasks that belong to whichever that is."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from engine.app.client import Client
+    from engine.app.coroutines import Loop
+    from engine.app.options import Resolved
+    from engine.app.sending import Route
+    from engine.app.settings import Settings, TaskSection
+
+
+class App(Protocol):
+    """What tasks, signatures and results need of their `Engine`."""
+
+    name: str
+    task_always_eager: bool
+    task_eager_propagates: bool
+
+    @property
+    def settings(self) -> Settings:
+        """All settings."""
+
+    @property
+    def client(self) -> Client:
+        """The connections to broker and result backend."""
+
+    def known(self) -> Mapping[str, Any]:
+        """Returns its tasks and the shared ones, by name and alias."""
+
+    def find(self, name: str) -> Any:
+        """Returns the task of that name or alias, or None."""
+
+    def registered(self, name: str) -> Any:
+        """Returns the task of that name or alias. Raises NotRegistered."""
+
+    def send_signature(self, signature: Any, options: Mapping[str, Any]) -> Any:
+        """Sends a signature with these options; returns its `AsyncResult`."""
+
+    def send_task_object(
+        self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Any:
+        """Sends a task; returns its `AsyncResult`."""
+
+    def apply(
+        self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], throw: bool
+    ) -> Any:
+        """Runs a task here and now; returns its `EagerResult`."""
+
+    def send_many(self, signatures: Iterable[Any]) -> Any:
+        """Sends signatures; returns their `AsyncResult` objects."""
+
+    def revoke(self, ids: Sequence[str], terminate: bool = False) -> None:
+        """Revokes tasks."""
+
+    def loop(self) -> Loop:
+        """Returns the event loop of ``async def`` tasks."""
+
+    def resolve(self, name: str, own: TaskSection | None) -> Resolved:
+        """Returns the options that hold for a task."""
+
+    def route(self, name: str, own: TaskSection | None) -> Route:
+        """Returns where and how a task of that name is sent."""
+
+
+class _State:
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.engines: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.first: weakref.ref[Any] | None = None
+        self.current: Any = None
+        self.shared: dict[str, Any] = {}
+        self.version = 0
+
+
+_state = _State()
+
+
+def add(engine: App) -> None:
+    """Makes an engine known: the first one of the process is the current one until another is set."""
+    with _state.lock:
+        _state.engines.add(engine)
+        if _state.first is None or _state.first() is None:
+            _state.first = weakref.ref(engine)
+
+
+def set_current(engine: App) -> None:
+    """Makes ``engine`` the one that shared tasks bind to."""
+    _state.current = engine
+
+
+def current_engine() -> Any:
+    """Returns the current `Engine`. Raises ConfigError when there is none."""
+    engine = _state.current or (_state.first() if _state.first is not None else None)
+    if engine is None:
+        raise ConfigError('there is no Engine yet: make one, app = Engine("name"), before a shared task is used')
+    return engine
+
+
+def current_name() -> str | None:
+    """Returns the name of the current engine, if there is one."""
+    try:
+        return str(current_engine().name)
+    except ConfigError:
+        return None
+
+
+def share(task: Any) -> None:
+    """Adds a task that all engines of the process know."""
+    with _state.lock:
+        _state.shared[task.name] = task
+        _state.version += 1
+
+
+def shared() -> dict[str, Any]:
+    """Returns the shared tasks by name."""
+    return _state.shared
+
+
+def all_tasks() -> dict[str, Any]:
+    """Returns all tasks of the process by name and alias, whichever engine they belong to."""
+    found: dict[str, Any] = {}
+    for engine in list(_state.engines):
+        found.update(engine.known())
+    found.update({name: task for task in _state.shared.values() for name in (*task.aliases, task.name)})
+    return found
+
+
+def version() -> int:
+    """Returns a number that changes when a shared task is added."""
+    return _state.version

@@ -1,0 +1,23 @@
+"""``shared_task``: tasks of a package that has no app of its own."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from engine.app import registry
+from engine.app.decorator import Declares, check_free, declare
+from engine.app.task import Task
+
+
+def _shared_task(function: Any = None, /, **options: Any) -> Any:
+    """Makes a task of the current `Engine`: the configured one under ``engine start``, else the one given to
+    ``app.set_current()``, else the first made in the process. It binds at its first use. Options as ``@app.task``."""
+    return declare(function, options, None, _add)
+
+
+def _add(task: Task[..., Any]) -> None:
+    check_free(task, registry.all_tasks())
+    registry.share(task)
+
+
+shared_task = cast(Declares, _shared_task)
