@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import queue
 import select
 import socket
@@ -216,8 +217,13 @@ class Dispatcher:
                 heard = control.hear_all(self._wiring.control, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
+            except ConnectionError:
+                heard = None
             if heard is None:
-                raise ConnectionError("the supervisor is gone")
+                # Nobody would reap the children any more. Other workers take the claims over at once.
+                log.error("the supervisor is gone: the dispatcher ends")
+                logging.shutdown()
+                os._exit(1)
             message, fds = heard
             self._obey(message, fds)
 

@@ -114,6 +114,11 @@ class PublishLane(Lane):
         if self._waiting and any(record.final for record in records):
             self.inbox.put([Do(self._look)])
 
+    def stop(self) -> None:
+        """As `Lane.stop`; wakes the lane."""
+        super().stop()
+        self.inbox.put([])
+
     def round(self) -> None:
         """Does what has accumulated."""
         if not self._sending and not self._waiting:

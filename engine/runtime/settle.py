@@ -171,6 +171,11 @@ class SettleLane(Lane):
         self._waiting: list[Item] = []
         self._backoff = Backoff()
 
+    def stop(self) -> None:
+        """As `Lane.stop`; wakes the lane."""
+        super().stop()
+        self.inbox.put([])
+
     def round(self) -> None:
         """Settles what has accumulated."""
         if not self._waiting:
