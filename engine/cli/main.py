@@ -96,7 +96,8 @@ def run(arguments: list[str]) -> int:
         return _misused(error)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # SystemExit is click's own answer to a broken pipe, and nobody else's.
         return _hung_up()
     except EngineError as error:
         return _failed(str(error), status_of(error), error)
