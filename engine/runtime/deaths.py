@@ -66,7 +66,10 @@ class Undertaker:
             self._free(self._pool.children[slot])
 
     def _has_exited(self, child: Child) -> bool:
-        return os.waitid(os.P_PID, child.pid, _EXITED) is not None
+        try:
+            return os.waitid(os.P_PID, child.pid, _EXITED) is not None
+        except ChildProcessError:
+            return False  # just born: still the middle process's child
 
     def _left(self, child: Child) -> bool:
         return self._board.slot(child.slot)[words.STATE] == words.LEAVING
