@@ -10,12 +10,10 @@ from engine.app import codecs, registry, routing
 from engine.app.calls import check_call
 from engine.app.client import Client
 from engine.app.conf import Conf
-from engine.app.config import load
 from engine.app.decorator import Declares, check_free, declare
 from engine.app.eager import run_eagerly
 from engine.app.nearest import did_you_mean
 from engine.app.options import SECTION_NAMES, CallOptions, Defaults, DurationLike, Resolved, check_names, section_of
-from engine.app.plugins import codecs as plugin_codecs
 from engine.app.results import AsyncResult, EagerResult
 from engine.app.revocation import revoke
 from engine.app.sending import Route, message_of, publish
@@ -82,6 +80,8 @@ class Engine:
     @classmethod
     def from_toml(cls, path: str) -> Engine:
         """Makes an app with the settings of a TOML file (and of the environment). Raises ConfigError."""
+        from engine.app.config import load  # late: reading TOML takes 10 ms of every import
+
         settings = load(path).settings
         app = cls(settings.engine.name)
         app.configure(settings)
@@ -263,6 +263,8 @@ class Engine:
     def settings(self) -> Settings:
         """All settings. Read at the first use: what the code gave, ENGINE_CONFIG, ENGINE_*. Raises ConfigError."""
         if self._settings is None:
+            from engine.app.config import load  # late: reading TOML takes 10 ms of every import
+
             self._take(load(code=self._code).settings)
         assert self._settings is not None
         return self._settings
@@ -284,7 +286,9 @@ class Engine:
         self._settings = settings
         self._routes.clear()
         if settings.plugins.enable or settings.plugins.load:
-            codecs.register(plugin_codecs(settings.plugins))
+            from engine.app import plugins  # late: finding plugins takes 15 ms of every import
+
+            codecs.register(plugins.codecs(settings.plugins))
         for task in self.tasks.values():
             task.forget_options()
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from engine.app.calls import new_id
-from engine.app.connect import results_for, transport_for
 from engine.app.options import RetryPolicy
 from engine.app.settings import Settings
 from engine.app.urls import redact
@@ -114,6 +113,8 @@ class Client:
                 raise ConfigError(
                     "no broker: give Engine(broker=...), or name a file in ENGINE_CONFIG, or set ENGINE_BROKER_URL"
                 )
+            from engine.app.connect import transport_for  # late: finding plugins takes 15 ms of every import
+
             self._transport = transport_for(settings)
         return self._transport
 
@@ -121,6 +122,8 @@ class Client:
         try:
             return self._idle.pop()
         except IndexError:
+            from engine.app.connect import results_for  # late: finding plugins takes 15 ms of every import
+
             backend = results_for(self._settings())
         if backend is None:
             raise _no_results()

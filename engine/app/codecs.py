@@ -11,7 +11,7 @@ import base64
 import binascii
 import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -65,7 +65,7 @@ class JsonCodec(Codec):
     def encode(self, value: object) -> bytes:
         """Returns JSON text. Raises TypeError or ValueError for what JSON cannot carry, nan and infinity included."""
         data = self._encoder.encode(value)
-        if b"null" in data and _has_nan(value):
+        if value is not None and b"null" in data and _has_nan(value):
             raise Uncarried(float, "JSON has no nan and no infinity")
         return data
 
@@ -176,11 +176,16 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def _has_nan(value: object) -> bool:
+def _has_nan(value: Any) -> bool:
     if isinstance(value, float):
         return not math.isfinite(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return any(map(_has_nan, value.values()))
     if isinstance(value, (list, tuple, set, frozenset)):
         return any(map(_has_nan, value))
-    return False
+    return any(_has_nan(getattr(value, name)) for name in _fields(value))
+
+
+def _fields(value: Any) -> Iterable[str]:
+    kind = type(value)
+    return getattr(kind, "__struct_fields__", None) or getattr(kind, "__dataclass_fields__", ())

@@ -348,12 +348,15 @@ class Task(Generic[P, R]):
         the function."""
         if message.serializer not in self._accepted and not trusted:
             raise SerializationError(f"serializer {message.serializer!r} is not in accept under [worker]")
-        codec = codecs.find(message.serializer)
-        args = codecs.decode(codec, message.args)
-        kwargs = codecs.decode(codec, message.kwargs)
+        if message.serializer == "json":
+            args, kwargs = _read_json(message.args), _read_json(message.kwargs)
+        else:
+            codec = codecs.find(message.serializer)
+            args, kwargs = codecs.decode(codec, message.args), codecs.decode(codec, message.kwargs)
         if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
             raise TypeError("args must be a list and kwargs an object")
-        args = list(args)
+        if isinstance(args, tuple):
+            args = list(args)
         self.parameters.check(args, kwargs)
         self.parameters.convert(args, kwargs)
         return args, kwargs
@@ -405,6 +408,7 @@ class Task(Generic[P, R]):
         return f"<task {self.name}>"
 
 
+_read_json = msgspec.json.Decoder().decode
 _CACHED = ("info", "route", "max_result", "_accepted", "_limits")
 _OPTIONS = frozenset(Resolved.__struct_fields__)
 _CODE = frozenset(CodeOptions.__dataclass_fields__)
