@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 
-from engine.app.durations import DURATION, SIZE, exact, rate, seconds, size
+from engine.app.durations import DURATION, SIZE, UNITS, exact, rate, seconds, size
 from engine.app.settings import (
     BrokerSection,
     Duration,
@@ -171,10 +171,9 @@ def _shown(raw: Any) -> str:
 
 
 def _bytes(value: int) -> str:
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if value and value % factor == 0:
-            return f"{value // factor}{unit}"
-    return str(value)
+    """The size with the unit that makes its number shortest, without a loss."""
+    written = [f"{value // factor}{unit}" for unit, factor in UNITS.items() if value % factor == 0]
+    return min(written, key=len) if value else "0"
 
 
 def _level(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import click
@@ -39,7 +40,7 @@ def command(config: str | None, name: str | None, as_json: bool, app: str | None
         if not as_json and not (quiet and finding.level == "ok"):
             _print(finding)
     if as_json:
-        values = {key: {"value": value, "origin": origin} for key, value, origin in configured.values()}
+        values = {key: {"value": json.loads(value), "origin": origin} for key, value, origin in configured.values()}
         output.as_json(
             {"settings": values, "findings": [{"level": f.level, "about": f.about, "text": f.text} for f in findings]}
         )
@@ -63,7 +64,7 @@ def _values(config: Config) -> None:
 
 def _print(finding: Finding) -> None:
     level = output.styled(f"{finding.level:8}", fg=COLOURS[finding.level])
-    click.echo(f"{level}{finding.about:9}{finding.text}", err=finding.level in ("error", "later"))
+    click.echo(f"{level}{finding.about:9}{finding.text}")
 
 
 def _status(levels: set[str]) -> int:

@@ -189,12 +189,11 @@ def _misfits(settings: Settings, engine: Engine) -> Iterator[Finding]:
 def _unreached(settings: Settings, engine: Engine) -> Iterator[Finding]:
     elsewhere: dict[str, list[str]] = {}
     for name, task in sorted(engine.tasks.items()):
-        options = task.resolved()
-        queue = next((to for pattern, to in settings.routes.items() if fnmatchcase(name, pattern)), options.queue)
-        if queue not in settings.worker.queues:
-            elsewhere.setdefault(queue, []).append(name)
-        if options.serializer not in settings.worker.accept:
-            text = f"{name} is sent as {options.serializer}, which [worker] accept does not have: it would not run"
+        if task.route.queue not in settings.worker.queues:
+            elsewhere.setdefault(task.route.queue, []).append(name)
+        serializer = task.options.serializer
+        if serializer not in settings.worker.accept:
+            text = f"{name} is sent as {serializer}, which [worker] accept does not have: it would not run"
             yield Finding("error", "tasks", text)
     for queue, tasks in elsewhere.items():
         text = f"{', '.join(tasks)} go to the queue {queue!r}, from which this worker does not fetch ([worker] queues)"
