@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ from readme_tables import README, TABLES, block
 
 from engine.app.config import load
 from engine.cli.main import VERBS
+from engine.demo.worker import Worker
 
 TEXT = README.read_text()
 DOCUMENTS = [README, ROOT / "transports/README.md", ROOT / "plugins/README.md"]
@@ -66,6 +68,34 @@ def test_the_first_tasks_run_as_written(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def _python(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_first_steps_work_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, use = _blocks(README, "python")
+    (tmp_path / "tasks.py").write_text(first)
+    config = tmp_path / "worker.toml"
+    config.write_text(_blocks(README, "toml")[0])
+    monkeypatch.setenv("ENGINE_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("ENGINE_CONFIG", str(config))
+    start, send, status = (shlex.split(line)[1:] for line in _blocks(README, "console")[1].splitlines())
+    assert start == ["start", "-c", "worker.toml"]
+    worker = Worker(config, tmp_path)
+    try:
+        worker.start()
+        assert "26.55" in _python(tmp_path, "-m", "engine.cli.main", *send)
+        assert "shop" in _python(tmp_path, "-m", "engine.cli.main", *status)
+        assert _python(tmp_path, "-W", "error", "-c", use).splitlines() == ["26.55", "PENDING"]
+        worker.stop()
+    finally:
+        worker.end()
 
 
 def test_console_examples_use_verbs_that_exist() -> None:
