@@ -40,11 +40,6 @@ class Client:
         self._reset()
         _clients.add(self)
 
-    @property
-    def is_relayed(self) -> bool:
-        """Does it reach the broker through a dispatcher, which stores what there is to record?"""
-        return self._given is not None
-
     def use(self, transport: Transport, results: ResultBackend | None) -> None:
         """From now on uses these, instead of opening what the settings name. Called in a child, with its relay."""
         self._reset()

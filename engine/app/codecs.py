@@ -19,6 +19,9 @@ import msgspec
 from engine.contract.codec import Codec
 from engine.errors import ConfigError, SerializationError
 
+_ONLY_AS_VALUES = (bool, type(None), tuple, bytes, frozenset)
+"""Types that msgspec carries, so that the hook only sees them as the keys of a dict."""
+
 
 class Uncarried(TypeError):
     """A value of ``type`` that no codec but pickle carries."""
@@ -35,6 +38,8 @@ class Uncarried(TypeError):
 def to_plain(value: Any) -> Any:
     """Turns what msgspec does not know into what it does: pydantic models, and subclasses of str, int and float.
     Raises `Uncarried` for anything else."""
+    if isinstance(value, _ONLY_AS_VALUES):
+        raise Uncarried(type(value), f"keys are text or numbers, not {type(value).__name__}")
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -188,4 +193,5 @@ def _has_nan(value: Any) -> bool:
 
 def _fields(value: Any) -> Iterable[str]:
     kind = type(value)
-    return getattr(kind, "__struct_fields__", None) or getattr(kind, "__dataclass_fields__", ())
+    found: Iterable[str] = getattr(kind, "__struct_fields__", None) or getattr(kind, "__dataclass_fields__", ())
+    return found

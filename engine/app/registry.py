@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import ConfigError
@@ -81,6 +82,17 @@ class _State:
 
 
 _state = _State()
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Starts with no engines and no shared tasks, and puts back what there was. For tests."""
+    kept = dict(vars(_state))
+    vars(_state).update(vars(_State()))
+    try:
+        yield
+    finally:
+        vars(_state).update(kept)
 
 
 def add(engine: App) -> None:

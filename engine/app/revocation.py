@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from engine.app import commands, ends
 from engine.app.client import Client
+from engine.app.relay import RelayResults
 from engine.contract.message import Message
 from engine.contract.results import REVOKED, Record
 from engine.contract.transport import Found, Transport
@@ -46,9 +47,10 @@ def _record(found: Found) -> Record | None:
 
 
 def _store(client: Client, records: list[Record]) -> None:
+    """Writes the records, unless a dispatcher is between: it has done so when it was asked to revoke."""
     try:
         with client.results() as backend:
-            if not client.is_relayed:
+            if not isinstance(backend, RelayResults):
                 backend.store(records)
     except ConfigError:
         # No result backend: there is nothing to write to.
