@@ -6,7 +6,8 @@ import click
 import msgspec
 
 from engine.cli import output
-from engine.cli.options import broker, config_option, json_option
+from engine.cli.options import broker, config_option, configuration, json_option
+from engine.contract.transport import QueueCounts
 
 
 @click.command("queues")
@@ -16,10 +17,12 @@ from engine.cli.options import broker, config_option, json_option
 def command(config: str | None, as_json: bool, names: tuple[str, ...]) -> None:
     """How many messages are in each queue: ready, delayed, claimed by a worker, dead.
 
-    Without QUEUE: all queues of the broker that have any.
+    Without QUEUE: all queues that the broker has, and those that [worker] queues names.
     """
     with broker(config) as transport:
-        counts = transport.counts(names or None)
+        counts = dict(transport.counts(names or None))
+    for queue in names or configuration(config).settings.worker.queues:
+        counts.setdefault(queue, QueueCounts())
     if as_json:
         output.as_json({queue: msgspec.to_builtins(count) for queue, count in counts.items()})
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from textwrap import indent
 from typing import Any
 
 import click
@@ -71,7 +72,7 @@ def describe(record: Record) -> dict[str, Any]:
     told["runtime"] = body.runtime
     told["retries"] = record.retries
     told["worker"] = body.worker
-    return {key: value for key, value in told.items() if value is not None or key == "result"}
+    return {key: value for key, value in told.items() if value not in (None, "") or key == "result"}
 
 
 def _waited(backend: ResultBackend, id: str, timeout: float | None) -> Record | None:
@@ -106,7 +107,10 @@ def _not_recorded(config: str | None, id: str, as_json: bool) -> int:
 
 def _print(told: dict[str, Any]) -> None:
     for key, value in told.items():
-        click.echo(f"{key + ':':12}{_text(key, value)}".rstrip())
+        if key == "traceback":
+            click.echo(f"traceback:\n{indent(str(value).rstrip(), '  ')}")
+        else:
+            click.echo(f"{key + ':':12}{_text(key, value)}")
 
 
 def _text(key: str, value: Any) -> str:
@@ -118,6 +122,4 @@ def _text(key: str, value: Any) -> str:
         return f"{value['type']}: {value['text']}"
     if key == "runtime":
         return f"{value:.3f} s"
-    if key == "traceback":
-        return f"\n{value}"
     return json.dumps(value, ensure_ascii=False) if key == "result" else str(value)

@@ -64,7 +64,10 @@ def command(
         )
     keywords = {**_object(kwargs), **dict(_pair(pair) for pair in pairs)}
     given = {key: value for key, value in options.items() if value is not None}
-    result = app.send_task(name, [_value(arg) for arg in args], keywords, **given)
+    try:
+        result = app.send_task(name, [_value(arg) for arg in args], keywords, **given)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
     if wait:
         return show(configured, result.id, as_json, True, timeout)
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from conftest import Board, Engine
+from playground import Board, Engine
 
 
 def test_queues(engine: Engine, board: Board) -> None:

@@ -8,12 +8,12 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Engine
+from playground import Engine
 
 from engine.app.config import load, socket_path
 from engine.cli import control
@@ -50,12 +50,15 @@ STATUS = {
 }
 
 
+Answer = dict[str, Any] | Callable[[], dict[str, Any]] | None
+
+
 class StandIn:
     """Answers every verb with what ``answers`` holds, and remembers what it was asked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.answers: dict[str, dict[str, Any] | None] = {"ping": {"ok": True, "pid": os.getpid()}, "status": STATUS}
+        self.answers: dict[str, Answer] = {"ping": {"ok": True, "pid": os.getpid()}, "status": STATUS}
         self.asked: list[str] = []
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(str(path))
@@ -162,7 +165,7 @@ def test_stop_returns_when_the_process_is_gone(
         os.kill(process, signal.SIGKILL)
         return {"ok": True, "pid": process}
 
-    running.answers |= {"ping": {"ok": True, "pid": process}, verb: stop}  # type: ignore[dict-item]
+    running.answers |= {"ping": {"ok": True, "pid": process}, verb: stop}
     ended = engine("stop", *option)
     assert (ended.status, ended.err) == (0, f"engine stopped (pid {process})\n")
     assert running.asked == ["ping", verb]

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import Engine
+from playground import Engine
 
 from engine import errors
 from engine.cli import main
@@ -108,7 +108,7 @@ def test_a_configuration_that_is_wrong(engine: Engine, folder: Path, verb: list[
 
 def test_which_file_is_read(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def name() -> str:
-        return engine("status").err.split("'")[1]
+        return str(engine("status").err.split("'")[1])
 
     assert name() == "engine"
     (folder / "conf").mkdir()

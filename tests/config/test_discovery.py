@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine import Engine
+from engine.app import registry
 from engine.app.discovery import load_app
 from engine.app.settings import EngineSection, Settings, TaskSection
 from engine.errors import ConfigError
@@ -21,6 +22,8 @@ APP = "from engine import Engine\napp = Engine('shop')\n@app.task\ndef bill(): .
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """Writes modules into the current directory: ``write(shop__tasks="...")`` is shop/tasks.py."""
     monkeypatch.chdir(tmp_path)
+    # Loading an app makes it the current one: the former one is put back.
+    monkeypatch.setattr(registry._state, "current", registry._state.current)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != ""])
     before = set(sys.modules)
 
