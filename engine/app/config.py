@@ -55,10 +55,12 @@ class Config:
     """The file that was read."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """What the command line set."""
+    code: Settings | None = None
+    """What the code set."""
 
     def reread(self) -> Config:
         """Returns the configuration as the same file, environment and command line give it now. Raises ConfigError."""
-        return load(None if self.path is None else str(self.path), overrides=self.overrides)
+        return load(None if self.path is None else str(self.path), overrides=self.overrides, code=self.code)
 
     def values(self) -> Iterator[tuple[str, str, str]]:
         """Yields (dotted key, value as TOML would write it, origin) of every setting that has a value. URLs are shown
@@ -90,7 +92,7 @@ def load(
     config = _build(code or Settings(), values, problems)
     if problems:
         raise ConfigError("\n".join(problems))
-    return Config(config.settings, config.origins, file, dict(overrides or {}))
+    return Config(config.settings, config.origins, file, dict(overrides or {}), code)
 
 
 def dump(settings: Settings) -> bytes:

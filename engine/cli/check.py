@@ -31,7 +31,7 @@ def command(config: str | None, name: str | None, as_json: bool, app: str | None
 
     Exit status: 0 when there are no errors (warnings are none), 75 when only a server could not be reached, else 78.
     """
-    configured = configuration(config, engine__name=name, engine__app=app)
+    configured = configuration(config, {"engine.name": name, "engine.app": app})
     if not (quiet or as_json):
         _values(configured)
     findings = []
@@ -51,9 +51,10 @@ def _findings(config: Config, connect: bool) -> Iterator[Finding]:
     settings = config.settings
     yield from checks.system(settings)
     yield from checks.plugins(settings)
+    # The app comes first: its code may give the URLs that the configuration does not.
+    yield from checks.app(settings)
     yield from checks.broker(settings, connect)
     yield from checks.results(settings, connect)
-    yield from checks.app(settings)
 
 
 def _values(config: Config) -> None:

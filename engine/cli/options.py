@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,9 @@ import click
 
 from engine.app.config import DEFAULT_FILES, Config, load
 from engine.app.connect import transport_for
+from engine.app.discovery import load_app
 from engine.app.durations import seconds
+from engine.app.settings import Settings
 from engine.contract.transport import Transport
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +55,34 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(function)
 
 
+@contextlib.contextmanager
+def broker(config: str | None) -> Iterator[Transport]:
+    """Opens the broker of the configuration for a client, and closes it."""
+    transport = transport_for(client_settings(configuration(config)))
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+def client_settings(config: Config) -> Settings:
+    """Returns the settings with which a client finds broker and results: where nothing else names a broker, those that
+    the app's code gives. Raises ConfigError."""
+    settings = config.settings
+    if settings.broker.url is None and settings.engine.app:
+        return load_app(settings).settings
+    return settings
+
+
+def configuration(
+    given: str | None, overrides: Mapping[str, Any] | None = None, code: Settings | None = None
+) -> Config:
+    """Returns the configuration of ``-c FILE`` and of options (``{"worker.concurrency": 8}``; None is not given).
+    ``code`` is what the app's code says. Raises ConfigError."""
+    values = {key: value for key, value in (overrides or {}).items() if value is not None}
+    return load(find_file(given), overrides=values, code=code)
+
+
 def find_file(given: str | None) -> str | None:
     """Returns the configuration file that is meant, if there is one."""
     if given is not None:
@@ -60,22 +90,3 @@ def find_file(given: str | None) -> str | None:
     if os.environ.get("ENGINE_CONFIG"):
         return os.environ["ENGINE_CONFIG"]
     return next((name for name in DEFAULT_FILES if Path(name).is_file()), None)
-
-
-@contextlib.contextmanager
-def broker(config: str | None) -> Iterator[Transport]:
-    """Opens the broker of the configuration for a client, and closes it."""
-    transport = transport_for(configuration(config).settings)
-    try:
-        yield transport
-    finally:
-        transport.close()
-
-
-def configuration(given: str | None, **overrides: Any) -> Config:
-    """Returns the configuration of ``-c FILE`` and of options: ``worker__concurrency=8``; None is not given.
-
-    Raises ConfigError.
-    """
-    values = {key.replace("__", "."): value for key, value in overrides.items() if value is not None}
-    return load(find_file(given), overrides=values)

@@ -17,6 +17,6 @@ def command(config: str | None, name: str | None) -> None:
     Tasks that run finish on the old code. When the new code cannot be imported the old code keeps running: the engine's
     log says why.
     """
-    settings = configuration(config, engine__name=name).settings
+    settings = configuration(config, {"engine.name": name}).settings
     answer = control.ask(settings, "reload")
     click.echo(f"{settings.engine.name} reloads (pid {answer['pid']}); its log says when it is done", err=True)

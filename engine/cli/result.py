@@ -14,7 +14,7 @@ import msgspec
 from engine.app.config import Config
 from engine.app.connect import results_for
 from engine.cli import output
-from engine.cli.options import DURATION, broker, config_option, configuration, json_option
+from engine.cli.options import DURATION, broker, client_settings, config_option, configuration, json_option
 from engine.contract.results import FAILURE, PENDING, REVOKED, Body, Record, ResultBackend
 from engine.contract.transport import Found
 from engine.errors import ConfigError, EngineError, TransportError
@@ -36,7 +36,7 @@ def command(config: str | None, as_json: bool, id: str, wait: bool, timeout: flo
 
 def show(config: Config, id: str, as_json: bool, wait: bool, timeout: float | None) -> int:
     """Prints what is known about a task and returns the exit status; ``engine send --wait`` ends here too."""
-    backend = results_for(config.settings)
+    backend = results_for(client_settings(config))
     if backend is None:
         raise ConfigError("no result backend: write url = ... under [results], or set ENGINE_RESULTS_URL")
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
 from engine.app.values import LOG_LEVELS
+from engine.cli.code_settings import from_code
 from engine.cli.options import config_option, configuration, name_option
 from engine.errors import ConfigError
 
@@ -42,17 +44,19 @@ def command(
             f"engine start needs Linux, and this is {sys.platform}: run it in a container "
             "(sending tasks, reading results and .apply() work here)"
         )
-    settings = configuration(
-        config,
-        engine__name=name,
-        engine__app=app,
-        worker__concurrency=concurrency,
-        worker__queues=queues,
-        worker__log_level=log_level,
-        worker__json_logs=json_logs,
-    )
-    if not settings.settings.engine.app:
+    options: dict[str, Any] = {
+        "engine.name": name,
+        "engine.app": app,
+        "worker.concurrency": concurrency,
+        "worker.queues": queues,
+        "worker.log_level": log_level,
+        "worker.json_logs": json_logs,
+    }
+    configured = configuration(config, options)
+    if not configured.settings.engine.app:
         raise ConfigError('no app: give -c FILE, or --app MODULE, or write app = "package.module" under [engine]')
-    from engine.runtime import boot
+    if "default" in (configured.origins["broker.url"], configured.origins["results.url"]):
+        configured = configuration(config, options, from_code(configured.settings))
+    from engine.runtime import boot  # late: what it imports exists on Linux only
 
-    return boot.start(settings)
+    return boot.start(configured)

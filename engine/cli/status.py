@@ -20,7 +20,7 @@ from engine.cli.options import config_option, configuration, json_option, name_o
 @click.option("--watch", is_flag=True, help="Show it anew every second, until ^C.")
 def command(config: str | None, name: str | None, as_json: bool, watch: bool) -> None:
     """What the engine's processes are doing."""
-    settings = configuration(config, engine__name=name).settings
+    settings = configuration(config, {"engine.name": name}).settings
     if not watch:
         _show(settings, as_json)
         return

@@ -20,7 +20,7 @@ MARGIN = 30.0
 @click.option("--timeout", type=DURATION, help="How long to wait (default: [worker] shutdown_timeout and 30 s).")
 def command(config: str | None, name: str | None, quick: bool, timeout: float | None) -> int:
     """Let running tasks finish, then end the engine; returns when its processes are gone."""
-    settings = configuration(config, engine__name=name).settings
+    settings = configuration(config, {"engine.name": name}).settings
     if timeout is None:
         timeout = settings.worker.shutdown_timeout + MARGIN
     pid = control.end(settings, quick, timeout)

@@ -97,3 +97,31 @@ def test_a_quick_stop_does_not_wait(running: EngineProcess) -> None:
     assert stopped.returncode == 0, stopped.stderr
     assert running.wait() in (0, 1)
     running.assert_nothing_left()
+
+
+CODED = """
+from engine import Engine
+app = Engine("coded", broker="memory://", backend="memory://")
+print("imported")
+
+@app.task
+def add(x, y): return x + y
+"""
+
+
+def test_urls_that_only_the_code_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = [str(ROOT / part) for part in (".", "transports", "plugins")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    (tmp_path / "coded.py").write_text(CODED)
+    engine = EngineProcess(tmp_path, '[engine]\nname = "coded"\napp = "coded"\nruntime_dir = "run"\n')
+    try:
+        engine.start()
+        assert engine.status()["broker"] == "memory://"
+        added = _engine(engine, "send", "coded.add", "1", "2", "--wait", "--json", "--timeout", "20s")
+        assert added.returncode == 0, added.stderr
+        assert json.loads(added.stdout.splitlines()[-1])["result"] == 3
+        assert _engine(engine, "queues").returncode == 0
+        assert "ok      broker   memory://" in _engine(engine, "check").stdout
+        assert _engine(engine, "stop").returncode == 0
+    finally:
+        engine.close()
