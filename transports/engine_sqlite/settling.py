@@ -1,0 +1,92 @@
+"""The settle lane: all settlements of a batch in one transaction, with their records."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from engine.contract import Again, Dead, Envelope, Record, Release, Settlement
+from engine_sqlite import messages
+from engine_sqlite import records as kept
+from engine_sqlite.bell import COMMANDS, RESULTS, Ringer
+from engine_sqlite.clock import Clock
+from engine_sqlite.session import Database, Session
+
+
+class SettleLane:
+    """The connection of one worker's settle lane."""
+
+    def __init__(self, database: Database, expires: float | None) -> None:
+        self._session = Session(database)
+        self._ringer = Ringer(self._session)
+        self._clock = Clock()
+        self._expires = expires
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bytes]:
+        """Carries out settlements and returns the claims that were stale."""
+        rows = [row_of(settlement.claim) for settlement in settlements]
+        now = self._clock.now()
+        with self._session.write() as connection:
+            held = messages.held(connection, filter(None, rows))
+            plan = _Plan()
+            for row, settlement in zip(rows, settlements, strict=True):
+                if row is not None and settlement.claim in held:
+                    held.remove(settlement.claim)
+                    plan.add(row, settlement)
+                else:
+                    plan.stale.append(settlement.claim)
+            topics = self._carry_out(connection, plan, now)
+            waiting = Ringer.listed(connection, topics, now) if topics else "[]"
+        self._ringer.ring(waiting)
+        return plan.stale
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._session.close()
+        self._ringer.close()
+
+    def _carry_out(self, connection: sqlite3.Connection, plan: _Plan, now: float) -> list[str]:
+        if plan.buried:
+            messages.copy_to_dead(connection, json.dumps(plan.buried), now)
+        messages.delete(connection, plan.ended)
+        messages.release(connection, plan.released)
+        if plan.again:
+            messages.publish(connection, plan.again, now)
+        topics = [COMMANDS] if plan.released or plan.again else []
+        if self._expires is not None and plan.records:
+            kept.store(connection, plan.records, now, self._expires)
+            if kept.has_final(plan.records):
+                topics.append(RESULTS)
+        return topics
+
+
+class _Plan:
+    """A batch, sorted by what is to be done."""
+
+    def __init__(self) -> None:
+        self.stale: list[bytes] = []
+        self.ended: list[int] = []
+        self.again: list[Envelope] = []
+        self.buried: list[tuple[int, str]] = []
+        self.released: list[tuple[int, float | None, bool, bool]] = []
+        self.records: list[Record] = []
+
+    def add(self, row: int, settlement: Settlement) -> None:
+        if settlement.record is not None:
+            self.records.append(settlement.record)
+        if isinstance(settlement, Release):
+            counts = settlement.counts
+            self.released.append((row, settlement.at, counts != "nothing", counts == "crash"))
+            return
+        self.ended.append(row)
+        if isinstance(settlement, Again):
+            self.again.append(settlement.envelope)
+        elif isinstance(settlement, Dead):
+            self.buried.append((row, settlement.reason))
+
+
+def row_of(claim: bytes) -> int | None:
+    """Returns the row that a claim names; None for what is no claim of ours."""
+    row, separator, number = claim.partition(b":")
+    return int(row) if separator and row.isdigit() and number.isdigit() else None
