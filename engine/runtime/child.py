@@ -100,7 +100,6 @@ def _app(birth: Birth, link: socket.socket) -> Engine:
     if birth.app is not None:
         return birth.app
     app = load_app(birth.settings)
-    app.configure(birth.settings)
     template.forget_environment()
     wire.send(link, wire.encode(wire.Registry(birth.generation, app.task_infos())))
     return app

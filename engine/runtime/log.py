@@ -64,7 +64,8 @@ class LogWriter:
         except BlockingIOError:
             return
         except OSError:
-            self._fd = -1
+            self._fd = -1  # its reader is gone
+            self._lines.clear()
 
     def _note_dropped(self) -> None:
         if self._dropped and not self._lines:

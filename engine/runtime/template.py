@@ -7,13 +7,12 @@ there to do it.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from setproctitle import setproctitle
 
 from engine.app.app import Engine
 from engine.app.discovery import load_app
@@ -48,7 +47,7 @@ ChildMain = Callable[[Birth, int, int, int], int]
 
 def main(birth: Birth, link: socket.socket, run_child: ChildMain) -> int:
     """Runs the template until the supervisor hangs up; returns its exit status."""
-    log.configure_child(birth.settings.worker.log_level, as_json=birth.settings.worker.json_logs)
+    logging.getLogger().handlers.clear()  # the supervisor's: the app may want its own
     notes: list[str] = []
     if birth.settings.worker.preload:
         try:
@@ -57,6 +56,7 @@ def main(birth: Birth, link: socket.socket, run_child: ChildMain) -> int:
             control.tell(link, control.Failed(78, str(error)))
             return 78
         birth = Birth(**{**birth.__dict__, "app": app})
+    log.configure_child(birth.settings.worker.log_level, as_json=birth.settings.worker.json_logs)
     forget_environment()
     gc.collect()
     gc.freeze()
@@ -74,10 +74,7 @@ def forget_environment() -> None:
 
 
 def _import_app(settings: Settings) -> tuple[Engine, list[str]]:
-    setproctitle("engine: template (importing)")
     app = load_app(settings)
-    app.configure(settings)
-    setproctitle("engine: template")
     notes = []
     others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
     if others:

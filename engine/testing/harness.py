@@ -37,12 +37,12 @@ def wait_for(condition: Callable[[], T], what: str, timeout: float = DEADLINE) -
 
 
 class EngineProcess:
-    """One `engine start`, in ``folder``, with ``toml`` as its configuration."""
+    """One `engine start`, in ``folder``, with ``toml`` as its configuration (``{folder}`` stands for the folder)."""
 
     def __init__(self, folder: Path, toml: str, *, env: Mapping[str, str] | None = None, args: list[str] | None = None):
         self.folder = folder
         self.config = folder / "worker.toml"
-        self.config.write_text(toml)
+        self.config.write_text(toml.replace("{folder}", str(folder)))
         self.log_path = folder / "engine.log"
         self.env = {**os.environ, "PYTHONPATH": _python_path(folder), **(env or {})}
         self.args = args or []
@@ -143,9 +143,11 @@ class EngineProcess:
         wait_for(lambda: not self.processes(), "the killed processes to be gone")
 
     def processes(self) -> list[psutil.Process]:
-        """Returns every living process whose current directory is this engine's folder."""
+        """Returns every other living process whose current directory is this engine's folder."""
         found = []
         for process in psutil.process_iter():
+            if process.pid == os.getpid():
+                continue
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.folder):
                     found.append(process)
@@ -178,7 +180,7 @@ def toml(
 [engine]
 name = "test"
 app = "{app}"
-runtime_dir = "run"
+runtime_dir = "{{folder}}/run"
 
 [broker]
 url = "{broker}"

@@ -38,6 +38,10 @@ class Site:
         """Sends, and waits for the result."""
         return self.send(name, *args, **options).get(timeout=20)
 
+    def broker(self, call):
+        """Calls something with the client's transport."""
+        return self.client.client.broker(call)
+
     def ledger(self) -> list[list[str]]:
         """Returns the ledger's lines, split into words."""
         path = self.folder / "ledger"

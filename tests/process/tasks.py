@@ -187,7 +187,7 @@ def facts() -> dict:
     return {
         "session": os.getsid(0) == os.getpid(),
         "stdin": os.readlink("/proc/self/fd/0"),
-        "fds": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2),
+        "fds": [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3, 256) if os.path.lexists(f"/proc/self/fd/{fd}")],
         "parent": os.getppid(),
     }
 

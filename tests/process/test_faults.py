@@ -95,7 +95,7 @@ def test_poison_is_dead_lettered_after_three_starts_and_the_innocent_run_once(up
     assert [result.get(timeout=20) for result in innocent] == list(range(60))
     assert set(up.starts().values()) == {1}
     assert len([words for words in up.ledger() if words[0] == "D"]) == 3
-    (dead,) = wait_for(up.client.transport.dead, "the dead letter")
+    (dead,) = wait_for(lambda: up.broker(lambda transport: transport.dead()), "the dead letter")
     assert dead.id == poison.id
     assert "crash limit" in dead.reason
     assert cause in dead.reason
@@ -106,7 +106,7 @@ def test_an_early_acked_task_whose_process_dies_fails_at_once(site):
     with pytest.raises(WorkerLostError, match="exit status 3"):
         site.get("die", "3")
     assert len(site.ledger()) == 1
-    assert not site.client.transport.dead()
+    assert not site.broker(lambda transport: transport.dead())
 
 
 def test_children_killed_while_they_wait_lose_nothing(up):
@@ -181,7 +181,7 @@ def test_a_client_killed_while_sending_does_not_hurt(up):
     )
     for _ in range(3):
         client = subprocess.Popen([sys.executable, "-c", code], env=up.engines[0].env, cwd=up.folder)
-        wait_for(up.client.transport.counts, "something to be sent")
+        wait_for(lambda: up.broker(lambda transport: transport.counts()), "something to be sent")
         client.kill()
         client.wait()
     assert up.get("add", 2, 2) == 4
