@@ -8,6 +8,8 @@ The environment: ``ENGINE_CONFIG`` names the file; ``ENGINE_<SECTION>_<KEY>`` se
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
@@ -91,7 +93,7 @@ def load(
     values += from_options(overrides or {})
     config = _build(code or Settings(), values, problems)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(sorted(problems, key=_line)))
     return Config(config.settings, config.origins, file, dict(overrides or {}), code)
 
 
@@ -109,6 +111,12 @@ def changed(old: Settings, new: Settings) -> list[str]:
     """Returns the dotted keys whose values differ, in the order of the file."""
     before, after = dict(_flat(old)), dict(_flat(new))
     return [dotted(key) for key in {**before, **after} if before.get(key, UNSET) != after.get(key, UNSET)]
+
+
+def _line(problem: str) -> int:
+    """Mistakes are told in the order of the file, those from elsewhere after them."""
+    found = re.match(r"[^:]*:(\d+): ", problem)
+    return int(found[1]) if found else sys.maxsize
 
 
 def _file(path: str | None, env: Mapping[str, str]) -> File | None:

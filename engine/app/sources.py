@@ -38,7 +38,7 @@ def from_file(file: File, problems: list[str]) -> list[Value]:
 
 
 def from_environment(env: Mapping[str, str], problems: list[str]) -> list[Value]:
-    """Returns what ``ENGINE_<SECTION>_<KEY>`` variables set; those of ``[engine]`` are ``ENGINE_<KEY>``. A variable
+    """Returns what ``ENGINE_<SECTION>_<KEY>`` variables set; for ``[engine]``, ``ENGINE_<KEY>`` does too. A variable
     that looks like a misspelt setting is added to ``problems``; others that start with ``ENGINE_`` are left alone."""
     values = []
     known = _variables()
@@ -147,7 +147,8 @@ def _syntax(file: File, text: str, error: str) -> str:
 
 
 def _variables() -> dict[str, Path]:
-    return {variable(section, key): (section, key) for section in SECTIONS for key in keys_of(section)}
+    found = {variable(section, key): (section, key) for section in SECTIONS for key in keys_of(section)}
+    return found | {f"{PREFIX}ENGINE_{key}".upper(): ("engine", key) for key in keys_of("engine")}
 
 
 def _plugin_option(name: str) -> Path | None:

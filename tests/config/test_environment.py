@@ -38,6 +38,12 @@ def test_each_kind_of_value() -> None:
     assert settings.plugins.load == ["./a.py"]
 
 
+def test_the_section_engine_may_be_named_or_not() -> None:
+    config = load(env={"ENGINE_ENGINE_NAME": "long", "ENGINE_ENGINE_APP": "shop"})
+    assert (config.settings.engine.name, config.origins["engine.app"]) == ("long", "ENGINE_ENGINE_APP")
+    assert load(env={"ENGINE_ENGINE_NAME": "long", "ENGINE_NAME": "short"}).settings.engine.name == "short"
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
