@@ -124,7 +124,7 @@ def toml(path: Path, value: Any) -> str:
         return f'"{_bytes(value)}"'
     if isinstance(value, str):
         return json.dumps(readable(value) if path[-1] == "url" else value, ensure_ascii=False)
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _convert(raw: Any, type_: Any, text: bool) -> Any:

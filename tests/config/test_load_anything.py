@@ -43,11 +43,8 @@ def _as_toml(entries: dict[tuple[str, ...], Any]) -> str:
     lines = []
     for section in dict.fromkeys(path[0] for path in entries):
         lines.append(f"[{section}]")
-        lines += [
-            f"{path[1]} = {json.dumps(value, ensure_ascii=False)}"
-            for path, value in entries.items()
-            if path[0] == section
-        ]
+        own = {path[1]: value for path, value in entries.items() if path[0] == section}
+        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in own.items()]
     return "\n".join(lines)
 
 
@@ -89,10 +86,12 @@ def test_the_environment(env: dict[str, str]) -> None:
 @settings(max_examples=200, deadline=None)
 def test_what_may_not_be_toml(file: Path, text: str) -> None:
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    problems = ""
     try:
         load(str(file), env={})
     except ConfigError as error:
-        assert str(error).startswith(f"{file}:")
+        problems = str(error)
+    assert not problems or problems.startswith(f"{file}:")
 
 
 @given(
