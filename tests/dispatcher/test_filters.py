@@ -1,0 +1,106 @@
+"""What never reaches a child."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from dispatcher_rig import Rig, body_of, message, wait_for
+
+from engine.app import commands
+from engine.app.wire import TaskInfo
+from engine.runtime import board as words
+from engine.runtime import control
+
+
+def dead_reason(rig: Rig, id: str) -> str:
+    """Waits for a dead letter, and returns its reason."""
+    rig.wait_place(id, "dead")
+    letter = rig.served.transport.dead_letter(id)
+    assert letter is not None
+    return letter.reason
+
+
+def test_a_malformed_message_is_a_dead_letter(rig: Rig) -> None:
+    rig.publish_raw("a", b"\xff not json")
+    assert "malformed" in dead_reason(rig, "a")
+    rig.publish(message("b"))
+    rig.children[0].end(rig.children[0].take())
+    rig.wait_state("b", "SUCCESS")
+
+
+def test_a_message_that_is_too_large_is_a_dead_letter(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(max_message=1000).start()
+    rig.publish(message("a", origin="x" * 1000))
+    assert "max_message" in dead_reason(rig, "a")
+    assert rig.state("a") == "FAILURE"
+
+
+def test_an_unknown_task_fails_and_is_replayed_by_a_worker_that_knows_it(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig().start()
+    rig.publish(message("a", "t.new"))
+    assert dead_reason(rig, "a") == "unknown task t.new"
+    failure = body_of(rig.wait_state("a", "FAILURE")).failure
+    assert failure is not None
+    assert failure.type == "NotRegistered"
+    rig.kill()
+    rig.tasks = [*rig.tasks, TaskInfo("t.new", acks_late=True)]
+    rig.start()
+    rig.children[0].end(rig.children[0].take())
+    rig.wait_state("a", "SUCCESS")
+
+
+def test_a_former_name_is_known(rig: Rig) -> None:
+    rig.publish(message("a", "t.old"))
+    rig.children[0].end(rig.children[0].take())
+    rig.wait_state("a", "SUCCESS")
+
+
+def test_an_expired_message_is_revoked(rig: Rig) -> None:
+    rig.publish(message("a", expires=time.time() - 1))
+    failure = body_of(rig.wait_state("a", "REVOKED")).failure
+    assert failure is not None
+    assert failure.text == "expired"
+    rig.wait_place("a", None)
+
+
+def test_a_revoked_message_is_revoked(rig: Rig) -> None:
+    rig.served.transport.revoke(["a"], time.time() + 60)
+    rig.publish(message("a"))
+    rig.wait_state("a", "REVOKED")
+    rig.wait_place("a", None)
+
+
+def test_a_serializer_that_is_not_accepted_is_a_dead_letter(rig: Rig) -> None:
+    rig.publish(message("a", serializer="pickle"))
+    assert "pickle" in dead_reason(rig, "a")
+    assert rig.state("a") == "FAILURE"
+
+
+def test_over_its_rate_a_message_waits_at_the_broker(rig: Rig) -> None:
+    rig.publish(message("a", "t.rated"), message("b", "t.rated"), message("c"))
+    first, second = rig.children
+    packets = {first.take().sequence, second.take().sequence}
+    assert len(packets) == 2
+    wait_for(lambda: "delayed" in (rig.place("a"), rig.place("b")), "one of the two to be delayed")
+
+
+def test_a_revocation_reaches_what_is_in_hand(rig: Rig) -> None:
+    rig.publish(message("a"), message("b"))
+    rig.wait_place("b", "claimed")
+    rig.served.transport.revoke(["b"], time.time() + 60)
+    rig.served.transport.broadcast(commands.encode(commands.Revoke(["b"])))
+    rig.wait_state("b", "REVOKED")
+    rig.children[0].end(rig.children[0].take())
+    rig.wait_state("a", "SUCCESS")
+    assert rig.take(timeout=0.1) is None
+
+
+def test_terminate_asks_the_supervisor_to_interrupt(rig: Rig) -> None:
+    rig.publish(message("a"))
+    child = rig.children[1]
+    child.take()
+    rig.served.transport.broadcast(commands.encode(commands.Revoke(["a"], terminate=True)))
+    assert rig.hear() == control.Interrupt(1, child.slot[words.GENERATION])
+    rig.served.transport.broadcast(b"something else")
+    rig.logged("a command that this version does not know")

@@ -1,0 +1,183 @@
+"""A broker or a result backend that is away, refuses, or has forgotten."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from dispatcher_rig import Rig, body_of, message, pending, wait_for
+
+from engine.contract import Record, Worker
+from engine.contract.transport import Ack
+from engine.errors import BrokerFull, BrokerUnavailable, TransportError
+
+GONE = BrokerUnavailable("served: connection refused")
+
+
+def test_ends_wait_for_the_broker_and_are_settled_when_it_is_back(rig: Rig) -> None:
+    rig.publish(message("a"), message("b"))
+    first, second = rig.children
+    runs = [first.take(), second.take()]
+    rig.served.fault = lambda method, args: GONE
+    first.end(runs[0])
+    second.end(runs[1])
+    rig.logged("broker: served: connection refused")
+    rig.served.fault = lambda method, args: None
+    for id in "ab":
+        rig.wait_state(id, "SUCCESS")
+        rig.wait_place(id, None)
+    rig.logged("broker: back after")
+    assert rig.log.count("broker") < 5
+    rig.publish(message("c"))
+    first.end(first.take())
+    rig.wait_state("c", "SUCCESS")
+
+
+def test_nothing_is_handed_out_while_claims_may_be_gone(rig: Rig) -> None:
+    rig.publish(message("a"), message("b"))
+    rig.wait_place("b", "claimed")
+    rig.served.fault = lambda method, args: GONE
+    rig.logged("connection refused")
+    wait_for(lambda: pending(rig.inlet) == 0, "the packets to be read back")
+    before = len(rig.served.called("reconcile"))
+    rig.served.fault = lambda method, args: None
+    rig.compared(before + 1)
+    for child in rig.children:
+        child.end(child.take())
+    rig.wait_state("a", "SUCCESS")
+    rig.wait_state("b", "SUCCESS")
+
+
+def test_what_is_no_longer_claimed_is_dropped_and_what_runs_is_refused(rig: Rig) -> None:
+    rig.publish(message("a"), message("b"))
+    child = rig.children[0]
+    packet = child.take()
+    rig.wait_place("b", "claimed")
+    before = len(rig.served.called("reconcile"))
+    # Another worker took the claims over while this one's connection was away.
+    rig.served.fault = lambda method, args: GONE
+    rig.logged("connection refused")
+    broker = rig.served.transport._broker
+    with broker.changed:
+        broker.take_over(broker.members[rig.worker.id], 3, 20)
+    rig.served.transport.pause("default", True)
+    rig.served.fault = lambda method, args: None
+    rig.compared(before + 1)
+    child.end(packet)
+    rig.logged("task lost its claim: t.noop a")
+    assert rig.take(timeout=0.1) is None
+    assert rig.state("a") is None
+    wait_for(lambda: rig.unsettled_bytes() == 0, "the packet to be consumed")
+
+
+def test_a_late_beat_compares_claims(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(dead_after=0.5).start()
+    rig.compared(1)
+    os.kill(rig.pid, signal.SIGSTOP)
+    time.sleep(0.6)  # what is tested is a process that did not run for a while
+    os.kill(rig.pid, signal.SIGCONT)
+    rig.compared(2)
+    rig.logged("the heartbeat was")
+
+
+def test_ends_wait_for_the_result_backend(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(shared=False).start()
+    rig.publish(message("a"))
+    child = rig.children[0]
+    rig.served.fault = lambda method, args: GONE if method == "store" else None
+    child.end(child.take())
+    rig.logged("result backend: served: connection refused")
+    assert rig.place("a") == "claimed"
+    rig.served.fault = lambda method, args: None
+    rig.wait_state("a", "SUCCESS")
+    rig.wait_place("a", None)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_one_that_is_refused_alone_fails_and_holds_up_no_other(make_rig: Callable[..., Rig], shared: bool) -> None:
+    rig = make_rig(shared=shared).start()
+    rig.publish(message("bad"), message("good"))
+    first, second = rig.children
+    runs = [first.take(), second.take()]
+    rig.served.fault = _refuse_large
+    record = Record("bad", "SUCCESS", 1000.0, 0, 1, b"x" * 5000, final=True)
+    first.end(runs[0], Ack(runs[0].claim, record))
+    second.end(runs[1])
+    rig.wait_state("good", "SUCCESS")
+    body = body_of(rig.wait_state("bad", "FAILURE"))
+    assert body.failure is not None
+    assert "too large for this server" in body.failure.text
+    rig.wait_place("bad", "dead")
+    wait_for(lambda: rig.unsettled_bytes(0) + rig.unsettled_bytes(1) == 0, "both packets to be consumed")
+
+
+def _refuse_large(method: str, args: tuple[object, ...]) -> Exception | None:
+    if method in ("settle", "store") and len(repr(args)) > 5000:
+        return TransportError("too large for this server")
+    return None
+
+
+def test_a_broker_that_is_full_still_hears_of_ends(rig: Rig) -> None:
+    rig.publish(message("a"), message("b"))
+    first, second = rig.children
+    runs = [first.take(), second.take()]
+    rig.served.fault = lambda method, args: (
+        BrokerFull("disk full") if method == "settle" and "'b'" in repr(args) else None
+    )
+    first.end(runs[0])
+    second.end(runs[1])
+    rig.wait_state("a", "SUCCESS")
+    assert rig.place("b") == "claimed"
+    rig.served.fault = lambda method, args: None
+    rig.wait_state("b", "SUCCESS")
+
+
+def test_what_must_be_published_is_published_when_the_broker_is_back(rig: Rig) -> None:
+    rig.publish(message("a"))
+    child = rig.children[0]
+    packet = child.take()
+    rig.served.fault = lambda method, args: GONE if method == "publish" else None
+    child.end(packet, publishes=[message("b", eta=9e9).envelope()])
+    rig.logged("connection refused")
+    assert rig.place("a") == "claimed"
+    child.ask("publish", [message("c").envelope()], None)
+    assert child.answer().error == "BrokerUnavailable"
+    rig.served.fault = lambda method, args: None
+    rig.wait_state("a", "SUCCESS")
+    assert rig.place("b") == "delayed"
+
+
+def test_at_the_end_what_cannot_be_settled_is_named(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.kill()
+    monkeypatch.setattr("engine.runtime.dispatcher.GIVE_UP_AFTER", 0.3)
+    rig.start()
+    rig.publish(message("a"))
+    child = rig.children[0]
+    packet = child.take()
+    rig.served.fault = lambda method, args: GONE
+    child.end(packet)
+    assert rig.finish() == 1
+    assert "not settled, as the broker cannot be reached: t.noop a" in rig.log
+    assert rig.place("a") == "claimed"
+
+
+def test_a_dead_workers_claims_are_taken_over(rig: Rig, tmp_path: object) -> None:
+    rig.served.transport.pause("default", True)
+    rig.publish(message("poison"))
+    lock = rig.folder / "other.lock"
+    lock.touch()
+    consumer = rig.served.transport.consume(["default"], Worker("w0", "host", "boot", str(lock), 30.0))
+    rig.served.transport.pause("default", False)
+    claims = {one.claim for one in consumer.fetch(1, 0)} or None
+    if claims is None:
+        return  # the dispatcher was quicker
+    broker = rig.served.transport._broker
+    with broker.changed:
+        broker.members["w0"].claims[next(iter(claims))].crashes = 2
+    consumer.renew(claims)
+    rig.logged("worker w0 is dead")
+    rig.wait_state("poison", "FAILURE")
+    rig.wait_place("poison", "dead")

@@ -1,0 +1,199 @@
+"""The parts of the dispatcher that need no process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from engine.app import wire
+from engine.contract import Record
+from engine.runtime.journal import Journal
+from engine.runtime.lanes import Backoff, Inbox, Mailbox, Outage
+from engine.runtime.prefetch import Prefetch
+from engine.runtime.rates import Rates
+from engine.runtime.registry import Registry
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Returns a slot's outcome pair."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def stored(number: int, size: int = 10) -> wire.Stored:
+    """Returns a packet that can be told from others."""
+    return wire.Stored(number, Record("a", "X", 1.0, 0, 1, b"x" * size))
+
+
+class TestJournal:
+    def test_nothing_is_consumed_before_it_is_done(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        ours, theirs = pair
+        journal = Journal(0, ours)
+        for number in range(3):
+            wire.send(theirs, wire.encode(stored(number)))
+        found = journal.read()
+        assert [packet.sequence for _, packet in found] == [0, 1, 2]
+        found[1][0].done = True
+        assert journal.consume() == 0
+        found[0][0].done = True
+        assert journal.consume() == 2
+        assert len(journal) == 1
+        assert journal.read() == []
+
+    def test_another_reader_of_the_socket_sees_what_was_not_consumed(
+        self, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        ours, theirs = pair
+        journal = Journal(0, ours)
+        for number in range(3):
+            wire.send(theirs, wire.encode(stored(number)))
+        entries = [entry for entry, _ in journal.read()]
+        entries[0].done = True
+        journal.consume()
+        assert [packet.sequence for _, packet in Journal(0, ours).read()] == [1, 2]
+
+    def test_large_packets_are_read_whole_and_leave_no_descriptor(
+        self, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        ours, theirs = pair
+        journal = Journal(0, ours)
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(4):
+            wire.send(theirs, wire.encode(stored(number, 1_000_000 if number % 2 else 10)))
+            entries = journal.read()
+            assert [(packet.sequence, len(packet.record.body)) for _, packet in entries] == [
+                (number, 1_000_000 if number % 2 else 10)
+            ]
+            entries[0][0].done = True
+            assert journal.consume() == 1
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_large_packets_in_a_row_are_peeked_at_in_order(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        ours, theirs = pair
+        journal = Journal(0, ours)
+        for number in range(6):
+            wire.send(theirs, wire.encode(stored(number, 200_000 if number in (1, 2, 4) else 10)))
+        assert [packet.sequence for _, packet in journal.read()] == [0, 1, 2, 3, 4, 5]
+
+
+class TestPrefetch:
+    def test_one_for_each_idle_child_at_least(self) -> None:
+        assert Prefetch(1000).target(idle=4, now=100.0) == 4
+
+    def test_nothing_while_all_children_are_busy_with_long_tasks(self) -> None:
+        prefetch = Prefetch(1000)
+        prefetch.ended(3, 100.0)
+        assert prefetch.target(idle=0, now=101.0) == 0
+
+    def test_what_ended_in_the_last_100_ms(self) -> None:
+        prefetch = Prefetch(1000)
+        for step in range(100):
+            prefetch.ended(2, 100.0 + step * 0.01)
+        assert prefetch.target(idle=1, now=100.99) == 20
+        assert prefetch.target(idle=1, now=101.045) in (10, 12)
+        assert prefetch.target(idle=1, now=101.2) == 1
+
+    def test_it_doubles_with_each_round_trip(self) -> None:
+        prefetch = Prefetch(1000)
+        now, targets = 100.0, []
+        for _ in range(12):
+            targets.append(prefetch.target(idle=2, now=now))
+            now += 0.001
+            prefetch.ended(targets[-1], now)
+        assert targets[:4] == [2, 2, 4, 8]
+        assert targets[-1] == 1000
+
+    def test_never_more_than_the_most(self) -> None:
+        prefetch = Prefetch(50)
+        prefetch.ended(10_000, 100.0)
+        assert prefetch.target(idle=2, now=100.0) == 50
+
+    def test_it_can_be_pinned(self) -> None:
+        prefetch = Prefetch(1000, pinned=7)
+        prefetch.ended(500, 100.0)
+        assert prefetch.target(idle=0, now=100.0) == 7
+
+
+class TestRates:
+    def test_turns_are_spread_and_kept_by_id(self) -> None:
+        rates = Rates()
+        assert rates.turn("t", "a", 1.0, 100.0) is None
+        assert rates.turn("t", "b", 1.0, 100.0) == 101.0
+        assert rates.turn("t", "c", 1.0, 100.0) == 102.0
+        assert rates.turn("t", "b", 1.0, 100.5) == 101.0
+        assert rates.turn("t", "b", 1.0, 101.0) is None
+        assert rates.turn("t", "c", 1.0, 102.1) is None
+
+    def test_tasks_do_not_share_a_rate(self) -> None:
+        rates = Rates()
+        assert rates.turn("t", "a", 0.001, 100.0) is None
+        assert rates.turn("u", "b", 0.001, 100.0) is None
+
+    def test_an_unused_rate_saves_nothing_up(self) -> None:
+        rates = Rates()
+        assert rates.turn("t", "a", 1.0, 100.0) is None
+        assert rates.turn("t", "b", 1.0, 200.0) is None
+        assert rates.turn("t", "c", 1.0, 200.0) == 201.0
+
+    def test_a_turn_that_nobody_came_for_is_forgotten(self) -> None:
+        rates = Rates()
+        rates.turn("t", "a", 1.0, 100.0)
+        rates.turn("t", "b", 1.0, 100.0)
+        rates.turn("u", "x", 1.0, 300.0)
+        assert rates._turns == {}
+
+
+class TestLanes:
+    def test_a_mailbox_makes_the_calls_of_a_thread_in_their_order(self) -> None:
+        mailbox, seen = Mailbox(), list[int]()
+        for number in range(5):
+            mailbox.post(seen.append, number)
+        assert mailbox.run() == 5
+        assert seen == [0, 1, 2, 3, 4]
+        assert mailbox.run() == 0
+        mailbox.post(seen.append, 9)
+        assert mailbox.run() == 1
+        os.close(mailbox.fileno())
+
+    def test_an_inbox_gives_all_that_is_there(self) -> None:
+        inbox: Inbox[int] = Inbox()
+        inbox.put([1, 2])
+        inbox.put([3])
+        assert not inbox.empty()
+        assert inbox.take(0.0) == [1, 2, 3]
+        assert inbox.take(0.0) == []
+
+    def test_backoff_grows_to_a_cap_and_starts_anew(self) -> None:
+        backoff = Backoff(first=0.1, most=1.0)
+        pauses = [backoff.next() for _ in range(10)]
+        assert all(0.05 <= pause <= 1.0 for pause in pauses)
+        assert pauses[-1] >= 0.5
+        backoff.reset()
+        assert backoff.next() <= 0.1
+
+    def test_an_outage_of_several_lanes_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        outage = Outage("broker")
+        with caplog.at_level("INFO"):
+            for _ in range(50):
+                outage.failed("fetch", OSError("refused"))
+                outage.failed("settle", OSError("refused"))
+            outage.worked("fetch")
+            assert outage.lasts
+            outage.worked("settle")
+            outage.worked("settle")
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_a_name_wins_over_another_tasks_alias() -> None:
+    one, two = wire.TaskInfo("one", ["two", "uno"]), wire.TaskInfo("two")
+    registry = Registry([one, two])
+    assert registry.find("two") is two
+    assert registry.find("uno") is one
+    assert registry.find("three") is None
+    assert "uno" in registry
+    assert "three" not in registry
