@@ -147,7 +147,9 @@ def _syntax(file: File, text: str, error: str) -> str:
 
 
 def _variables() -> dict[str, Path]:
-    found = {variable(section, key): (section, key) for section in SECTIONS for key in keys_of(section)}
+    found: dict[str, Path] = {
+        variable(section, key): (section, key) for section in SECTIONS for key in keys_of(section)
+    }
     return found | {f"{PREFIX}ENGINE_{key}".upper(): ("engine", key) for key in keys_of("engine")}
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from engine.app.app import Engine
 from engine.app.config import DEFAULT_FILES, Config, load
 from engine.app.connect import transport_for
 from engine.app.discovery import load_app
@@ -72,6 +73,14 @@ def client_settings(config: Config) -> Settings:
     if settings.broker.url is None and settings.engine.app:
         return load_app(settings).settings
     return settings
+
+
+def bare_app(config: Config) -> Engine:
+    """Returns an app without tasks, with the configuration's settings: for what needs no more than ids and names."""
+    settings = client_settings(config)
+    app = Engine(settings.engine.name)
+    app.configure(settings)
+    return app
 
 
 def configuration(

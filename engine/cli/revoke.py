@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import closing
 
 import click
 
-from engine.cli.options import DURATION, broker, config_option
-from engine.errors import TransportError
-
-KEPT = 30 * 86400.0
-"""Seconds for which a revocation is kept unless ``--for`` says otherwise."""
+from engine.cli.options import bare_app, config_option, configuration
 
 
 @click.command("revoke")
 @config_option
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--for", "kept", type=DURATION, default=KEPT, help="How long it is remembered (default: 30d).")
-def command(config: str | None, ids: tuple[str, ...], kept: float) -> None:
+@click.option("--terminate", is_flag=True, help="Interrupt those that run, and kill those that go on all the same.")
+def command(config: str | None, ids: tuple[str, ...], terminate: bool) -> None:
     """See to it that tasks do not run: queued, delayed and retrying ones, also while no worker is up.
 
-    A task that runs goes on; AsyncResult.revoke(terminate=True) interrupts it.
+    Where the broker finds the message the task ends REVOKED at once, else when a worker meets it.
     """
-    with broker(config) as transport:
-        if not transport.capabilities.revokes:
-            raise TransportError(f"{type(transport).__name__} does not record revocations")
-        found = {message.id: message for message in transport.revoke(ids, time.time() + kept)}
+    with closing(bare_app(configuration(config))) as app:
+        app.revoke(ids, terminate)
     for id in ids:
-        where = f"was {found[id].place} in {found[id].queue}, and is removed" if id in found else "will not run"
-        click.echo(f"{id} revoked: {where}", err=True)
+        click.echo(f"{id} revoked", err=True)

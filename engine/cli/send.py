@@ -12,7 +12,7 @@ from engine.app.config import Config
 from engine.app.discovery import load_app
 from engine.app.nearest import did_you_mean
 from engine.cli import output
-from engine.cli.options import DURATION, config_option, configuration, json_option
+from engine.cli.options import DURATION, bare_app, config_option, configuration, json_option
 from engine.cli.result import show
 from engine.errors import ConfigError
 
@@ -80,9 +80,7 @@ def command(
 def _app(config: Config, no_import: bool) -> Engine:
     if config.settings.engine.app and not no_import:
         return load_app(config.settings)
-    app = Engine(config.settings.engine.name)
-    app.configure(config.settings)
-    return app
+    return bare_app(config)
 
 
 def _value(text: str) -> Any:

@@ -98,16 +98,6 @@ def test_which_dead_letters_must_be_said(engine: Engine, board: Board, arguments
     assert "give either IDs or --all" in ended.err
 
 
-def test_revoke(engine: Engine, board: Board) -> None:
-    board.send("a")
-    ended = engine("revoke", "a", "b")
-    assert ended.err == "a revoked: was ready in default, and is removed\nb revoked: will not run\n"
-    board.send("b")
-    consumer = board.transport.consume(["default"], board.worker)
-    assert all(delivery.revoked for delivery in consumer.fetch(10, 0.0))
-    consumer.close()
-
-
 def _answer_no(*_: object, abort: bool = False, **__: object) -> bool:
     assert abort
     raise KeyboardInterrupt

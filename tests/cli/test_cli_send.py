@@ -183,3 +183,14 @@ def test_no_result_backend(engine: Engine, folder: Path) -> None:
     ended = engine("result", "a")
     assert ended.status == 78
     assert "no result backend: write url = ... under [results]" in ended.err
+
+
+def test_revoke(engine: Engine, shop: Board) -> None:
+    shop.send("a")
+    ended = engine("revoke", "a", "b")
+    assert (ended.status, ended.err) == (0, "a revoked\nb revoked\n")
+    shop.send("b")
+    assert shop.transport.find("a") is None
+    consumer = shop.transport.consume(["default"], shop.worker)
+    assert all(delivery.revoked for delivery in consumer.fetch(10, 0.0))
+    consumer.close()
