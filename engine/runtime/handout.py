@@ -93,6 +93,8 @@ class Handoff:
         self._counter = start << 40
         self._base = self._counter
         self._pairs: dict[int, Pair] = {}
+        self._told: dict[int, Registry] = {}
+        """Tasks of generations that do not take any yet."""
         self._ready: deque[Held] = deque()
         self._backlog: deque[Held] = deque()
         self._acking: set[Held] = set()
@@ -116,13 +118,15 @@ class Handoff:
         """Takes a template generation, which gets all further tasks, and what the one before was given too early."""
         self.take_back()
         known = self._preload or bool(generation.tasks)
-        registry = Registry(generation.tasks) if known else None
+        registry = Registry(generation.tasks) if known else self._told.pop(generation.number, None)
         self._pairs[generation.number] = Pair(generation.number, generation.handoff, generation.takeback, registry)
 
     def learn(self, number: int, tasks: list[wire.TaskInfo]) -> None:
-        """Takes the tasks of a generation whose first child told them."""
+        """Takes the tasks of a generation whose first child told them: before the generation takes tasks, or after."""
         if (pair := self._pairs.get(number)) is not None:
             pair.registry = Registry(tasks)
+        else:
+            self._told[number] = Registry(tasks)
 
     def retire(self, number: int) -> None:
         """Takes back what this generation was given, and lets its idle children leave."""

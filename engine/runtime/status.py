@@ -81,7 +81,7 @@ def _state(supervisor: Supervisor) -> str:
 
 
 def _service(service: Service) -> Answer:
-    return {"role": service.role, "pid": service.pid, "uptime": service.uptime, "restarts": max(0, service.starts - 1)}
+    return {"role": service.role, "pid": service.pid or None, "uptime": service.uptime, "restarts": max(0, service.starts - 1)}
 
 
 def _slot(supervisor: Supervisor, child: Child) -> Answer:
@@ -91,7 +91,7 @@ def _slot(supervisor: Supervisor, child: Child) -> Answer:
     up = child.stage is Stage.UP
     return {
         "slot": child.slot,
-        "pid": child.pid,
+        "pid": child.pid or None,
         "state": STATE_NAMES[slot[words.STATE]] if up else "starting",
         "task": generation.task_name(slot[words.TASK]) if busy and generation else None,
         "id": slot.task_id if busy else None,
