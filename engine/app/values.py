@@ -40,6 +40,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
 OPEN = frozenset({"broker", "results"})
 """Sections whose further keys belong to a plugin."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_SECRET = re.compile(r"pass(word|wd)|secret|token", re.IGNORECASE)
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -115,9 +116,11 @@ def decode_hook(type_: type, raw: Any) -> Any:
 
 def toml(path: Path, value: Any) -> str:
     """Returns a setting's value as TOML would write it; None, which TOML has not, as "none". URLs are shown without
-    passwords."""
+    passwords, and so are a plugin's options that are called like one."""
     if value is None:
         return '"none"'
+    if _SECRET.search(path[-1]) and path[0] in OPEN:
+        return '"***"'
     if isinstance(value, Duration):
         return f'"{exact(value)}"'
     if isinstance(value, Size):

@@ -214,12 +214,16 @@ def test_further_keys_of_broker_and_results_belong_to_the_plugin(file: Path) -> 
 
 
 def test_every_value_is_listed_with_its_origin(file: Path) -> None:
-    config = _load(file, '[broker]\nurl = "redis://me:s3cret@host/0"\n[tasks]\ntime_limit = "90s"\n')
+    text = (
+        '[broker]\nurl = "redis://me:s3cret@host/0"\n[tasks]\ntime_limit = "90s"\n[results]\ndb_password = "s3cret"\n'
+    )
+    config = _load(file, text)
     rows = {key: (value, origin) for key, value, origin in config.values()}
     assert rows["broker.url"] == ('"redis://me:***@host/0"', "worker.toml:2")
     assert rows["tasks.time_limit"] == ('"1m30s"', "worker.toml:4")
     assert rows["worker.max_message"] == ('"16MiB"', "default")
     assert rows["worker.accept"] == ('["json", "msgpack"]', "default")
+    assert rows["results.db_password"] == ('"***"', "worker.toml:6")
     assert "tasks.priority" not in rows
 
 
