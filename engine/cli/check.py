@@ -11,12 +11,12 @@ from engine.app.config import Config
 from engine.cli import checks, output
 from engine.cli.checks import Finding
 from engine.cli.exits import CONFIGURATION, OK, TRY_LATER
-from engine.cli.options import config_option, configuration, json_option, name_option
+from engine.cli.options import config_option, configuration, examples, json_option, name_option
 
 COLOURS = {"ok": "green", "note": None, "warning": "yellow", "later": "red", "error": "red"}
 
 
-@click.command("check")
+@click.command("check", epilog=examples("engine check -c conf/worker.toml", "engine check --no-connect --quiet"))
 @config_option
 @name_option
 @json_option

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from engine.cli import output
-from engine.cli.options import broker, config_option, json_option
+from engine.cli.options import broker, config_option, examples, json_option
 from engine.contract.transport import DeadLetter, Transport
 from engine.errors import TransportError
 
@@ -15,12 +15,20 @@ PAGE = 500
 """Dead letters that are listed, and replayed or dropped, in one round trip."""
 
 
-@click.group("dead")
+@click.group(
+    "dead",
+    epilog=examples(
+        "engine dead list --queue reports",
+        "engine dead show 5d1c...",
+        "engine dead replay --all",
+        "engine dead drop 5d1c... --yes",
+    ),
+)
 def command() -> None:
     """Dead letters: messages that will not run unless you say so, each with its reason."""
 
 
-@command.command("list")
+@command.command("list", epilog=examples("engine dead list --queue reports --json"))
 @config_option
 @json_option
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")
@@ -49,7 +57,7 @@ def list_(config: str | None, as_json: bool, limit: int, queue: str | None) -> N
     )
 
 
-@command.command("show")
+@command.command("show", epilog=examples("engine dead show 5d1c..."))
 @config_option
 @json_option
 @click.argument("id")
@@ -67,7 +75,9 @@ def show(config: str | None, as_json: bool, id: str) -> None:
     click.echo(f"{'message:':12}{letter.body.decode('utf-8', 'backslashreplace')}")
 
 
-@command.command("replay")
+@command.command(
+    "replay", epilog=examples("engine dead replay 5d1c... 77aa...", "engine dead replay --all --queue reports")
+)
 @config_option
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
@@ -80,7 +90,7 @@ def replay(config: str | None, ids: tuple[str, ...], everything: bool, queue: st
     return _told(done, len(wanted), "put back", everything)
 
 
-@command.command("drop")
+@command.command("drop", epilog=examples("engine dead drop --all --yes"))
 @config_option
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")

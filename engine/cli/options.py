@@ -36,6 +36,11 @@ class DurationType(click.ParamType[float]):
 DURATION = DurationType()
 
 
+def examples(*commands: str) -> str:
+    """Returns the end of a verb's help: commands to copy."""
+    return "\b\n" + "\n".join(["Examples:", *(f"  {command}" for command in commands)])
+
+
 def config_option(function: F) -> F:
     """Adds ``-c FILE``."""
     return click.option(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from engine.cli.options import broker, config_option
+from engine.cli.options import broker, config_option, examples
 
 
-@click.command("pause")
+@click.command("pause", epilog=examples("engine pause reports"))
 @config_option
 @click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
 def command(config: str | None, queues: tuple[str, ...]) -> None:

@@ -7,10 +7,10 @@ import msgspec
 
 from engine.app.plugins import installed
 from engine.cli import output
-from engine.cli.options import json_option
+from engine.cli.options import examples, json_option
 
 
-@click.command("plugins")
+@click.command("plugins", epilog=examples("engine plugins --json"))
 @json_option
 def command(as_json: bool) -> None:
     """List installed plugins: transports and result backends by URL scheme, and what [plugins] enable may name.

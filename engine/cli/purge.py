@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from engine.cli.options import broker, config_option
+from engine.cli.options import broker, config_option, examples
 
 
-@click.command("purge")
+@click.command("purge", epilog=examples("engine purge reports --yes"))
 @config_option
 @click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")

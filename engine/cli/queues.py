@@ -6,11 +6,11 @@ import click
 import msgspec
 
 from engine.cli import output
-from engine.cli.options import broker, config_option, configuration, json_option
+from engine.cli.options import broker, config_option, configuration, examples, json_option
 from engine.contract.transport import QueueCounts
 
 
-@click.command("queues")
+@click.command("queues", epilog=examples("engine queues", "engine queues default slow --json"))
 @config_option
 @json_option
 @click.argument("names", metavar="[QUEUE]...", nargs=-1)

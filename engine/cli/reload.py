@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from engine.cli import control
-from engine.cli.options import config_option, configuration, name_option
+from engine.cli.options import config_option, configuration, examples, name_option
 
 
-@click.command("reload")
+@click.command("reload", epilog=examples("engine reload -c conf/worker.toml"))
 @config_option
 @name_option
 def command(config: str | None, name: str | None) -> None:

@@ -14,13 +14,15 @@ import msgspec
 from engine.app.config import Config
 from engine.app.connect import results_for
 from engine.cli import output
-from engine.cli.options import DURATION, broker, client_settings, config_option, configuration, json_option
+from engine.cli.options import DURATION, broker, client_settings, config_option, configuration, examples, json_option
 from engine.contract.results import FAILURE, PENDING, REVOKED, Body, Record, ResultBackend
 from engine.contract.transport import Found
 from engine.errors import ConfigError, EngineError, TransportError
 
 
-@click.command("result")
+@click.command(
+    "result", epilog=examples("engine result 5d1c... --wait --timeout 1m", "engine result 5d1c... --json | jq .result")
+)
 @config_option
 @json_option
 @click.argument("id")

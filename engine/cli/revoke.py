@@ -6,10 +6,10 @@ from contextlib import closing
 
 import click
 
-from engine.cli.options import bare_app, config_option, configuration
+from engine.cli.options import bare_app, config_option, configuration, examples
 
 
-@click.command("revoke")
+@click.command("revoke", epilog=examples("engine revoke 5d1c... 77aa...", "engine revoke 5d1c... --terminate"))
 @config_option
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--terminate", is_flag=True, help="Interrupt those that run, and kill those that go on all the same.")

@@ -8,11 +8,11 @@ import click
 
 from engine.app.durations import brief
 from engine.cli import output
-from engine.cli.options import broker, config_option, json_option
+from engine.cli.options import broker, config_option, examples, json_option
 from engine.errors import TransportError
 
 
-@click.command("scheduled")
+@click.command("scheduled", epilog=examples("engine scheduled --limit 20 --queue reports"))
 @config_option
 @json_option
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")

@@ -12,16 +12,15 @@ from engine.app.config import Config
 from engine.app.discovery import load_app
 from engine.app.nearest import did_you_mean
 from engine.cli import output
-from engine.cli.options import DURATION, bare_app, config_option, configuration, json_option
+from engine.cli.options import DURATION, bare_app, config_option, configuration, examples, json_option
 from engine.cli.result import show
 from engine.errors import ConfigError
 
-EXAMPLES = """\b
-Examples:
-  engine send documents.process README.md
-  engine send shop.bill 17 '{"currency": "EUR"}' -k dry_run=true --countdown 10m
-  engine send documents.search "prefork" --wait
-"""
+EXAMPLES = examples(
+    "engine send documents.process README.md",
+    """engine send shop.bill 17 '{"currency": "EUR"}' -k dry_run=true --countdown 10m""",
+    "engine send documents.search prefork --wait",
+)
 
 
 @click.command("send", epilog=EXAMPLES)

@@ -9,12 +9,13 @@ import click
 
 from engine.app.values import LOG_LEVELS
 from engine.cli.code_settings import from_code
-from engine.cli.options import config_option, configuration, name_option
+from engine.cli.options import config_option, configuration, examples, name_option
 from engine.errors import ConfigError
 
 
 @click.command(
-    "start", epilog="\b\nExamples:\n  engine start -c conf/worker.toml\n  engine start --app shop.tasks -n 8"
+    "start",
+    epilog=examples("engine start -c conf/worker.toml", "engine start --app shop.tasks -n 8 --log-level debug"),
 )
 @config_option
 @name_option

@@ -10,10 +10,12 @@ import click
 from engine.app.durations import brief
 from engine.app.settings import Settings
 from engine.cli import control, output
-from engine.cli.options import config_option, configuration, json_option, name_option
+from engine.cli.options import config_option, configuration, examples, json_option, name_option
 
 
-@click.command("status")
+@click.command(
+    "status", epilog=examples("engine status --watch", "engine status --json | jq '.slots[] | select(.task)'")
+)
 @config_option
 @name_option
 @json_option

@@ -6,14 +6,16 @@ import click
 
 from engine.app.durations import brief
 from engine.cli import control
-from engine.cli.options import DURATION, config_option, configuration, name_option
+from engine.cli.options import DURATION, config_option, configuration, examples, name_option
 from engine.errors import EngineError
 
 MARGIN = 30.0
 """Seconds beyond [worker] shutdown_timeout after which `engine stop` gives up waiting."""
 
 
-@click.command("stop")
+@click.command(
+    "stop", epilog=examples("engine stop -c conf/worker.toml", "engine stop --name shop --quick --timeout 10s")
+)
 @config_option
 @name_option
 @click.option("--quick", is_flag=True, help="Interrupt running tasks at once; those acknowledged late run again.")

@@ -59,6 +59,7 @@ def test_every_verb_explains_itself(name: str, command: click.Command) -> None:
     done = CliRunner().invoke(main.cli, [*name.split(), "--help"])
     assert done.exit_code == 0
     assert (command.help or "").strip().endswith((".", ":"))
+    assert f"Examples:\n    engine {name}" in done.output
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help or parameter.is_eager, f"{name}: {parameter.opts}"
