@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
@@ -16,6 +16,7 @@ from engine.app.nearest import did_you_mean
 from engine.app.options import SECTION_NAMES, CallOptions, Defaults, DurationLike, Resolved, check_names, section_of
 from engine.app.results import AsyncResult, EagerResult
 from engine.app.revocation import revoke
+from engine.app.run import Run
 from engine.app.sending import Route, message_of, publish
 from engine.app.settings import Settings, TaskSection
 from engine.app.signature import Signature
@@ -326,13 +327,15 @@ class Engine:
         if errors:
             raise errors[0]
 
-    def loop(self) -> Loop:
-        """Returns the event loop of this child's ``async def`` tasks."""
-        if self._loop is None:
-            from engine.app.coroutines import Loop  # late: asyncio takes 30 ms, and most apps have no such task
+    def run_coroutine(self, function: Callable[..., Coroutine[Any, Any, Any]], run: Run, args: Any, kwargs: Any) -> Any:
+        """Runs an ``async def`` function to its end: in the event loop of this child, or in one for an eager run."""
+        from engine.app.coroutines import Loop  # late: asyncio takes 30 ms, and most apps have no such task
 
+        if run.is_eager:
+            return Loop.once(function, run, args, kwargs)
+        if self._loop is None:
             self._loop = Loop()
-        return self._loop
+        return self._loop.run(function, run, args, kwargs)
 
     def resolve(self, name: str, own: TaskSection | None) -> Resolved:
         """Returns the options that hold for a task; ``own`` are the decorator's."""

@@ -192,6 +192,8 @@ def _has_nan(value: Any) -> bool:
 
 
 def _fields(value: Any) -> Iterable[str]:
-    kind = type(value)
-    found: Iterable[str] = getattr(kind, "__struct_fields__", None) or getattr(kind, "__dataclass_fields__", ())
-    return found
+    kind: Any = type(value)
+    for names in ("__struct_fields__", "__dataclass_fields__"):
+        if hasattr(kind, names):
+            return tuple(getattr(kind, names))
+    return ()

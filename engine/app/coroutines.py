@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from engine.app.run import Run
@@ -23,6 +24,8 @@ class Loop:
 
     def run(self, function: Callable[..., Coroutine[Any, Any, Any]], run: Run, args: Any, kwargs: Any) -> Any:
         """Runs ``function(*args, **kwargs)`` to its end and returns what it returns."""
+        if _is_in_a_loop():
+            return _elsewhere(lambda: Loop.once(function, run, args, kwargs))
         driver = _Driver(function(*args, **kwargs))
         run.deliver = driver.deliver
         try:
@@ -32,6 +35,15 @@ class Loop:
             if not driver.has_ended:
                 # Something was raised through the event loop itself: nobody knows what state it is in.
                 self._runner = asyncio.Runner()
+
+    @classmethod
+    def once(cls, function: Callable[..., Coroutine[Any, Any, Any]], run: Run, args: Any, kwargs: Any) -> Any:
+        """As `run`, in a loop of its own."""
+        loop = cls()
+        try:
+            return loop.run(function, run, args, kwargs)
+        finally:
+            loop.close()
 
     def close(self) -> None:
         """Cancels what tasks have left running, and closes the loop."""
@@ -91,6 +103,21 @@ class _Steps(Awaitable[Any]):
                 value = yield awaited
             except BaseException as raised:  # noqa: BLE001 - handed on to the coroutine
                 error = self._driver.translate(raised) if isinstance(raised, asyncio.CancelledError) else raised
+
+
+def _is_in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _elsewhere(call: Callable[[], Any]) -> Any:
+    """Calls in a thread of its own: a task that runs eagerly inside a coroutine cannot use the coroutine's loop."""
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(1, "engine-eager") as pool:
+        return pool.submit(context.run, call).result()
 
 
 def _nothing() -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("engine.task")
 REQUEUE_AFTER = 1.0
 """Seconds after which a message that was rejected with ``requeue=True`` is at the end of its queue."""
+LOGGED_MAX = 8 * 1024
+"""Most characters of a traceback that are logged; the record holds more of it."""
 _encode = msgspec.json.Encoder().encode
 _HARMLESS = (Exception, ControlFlow, SystemExit, KeyboardInterrupt)
 """What a task may raise without its child being replaced."""
@@ -290,7 +292,7 @@ class _Execution:
         if isinstance(error, task.code.throws):
             log.info("%s[%s] failed as expected: %s", task.name, message.id, failures.summary(failures.describe(error)))
         else:
-            log.error("%s[%s] failed\n%s", task.name, message.id, text.rstrip())
+            log.error("%s[%s] failed\n%s", task.name, message.id, failures.cut(text.rstrip(), LOGGED_MAX))
 
     def failure_hooks(self, state: str, error: BaseException, info: ExceptionInfo) -> None:
         """Runs ``on_failure`` and ``after_return``."""

@@ -12,7 +12,6 @@ from engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from engine.app.client import Client
-    from engine.app.coroutines import Loop
     from engine.app.options import Resolved
     from engine.app.sending import Route
     from engine.app.settings import Settings, TaskSection
@@ -61,8 +60,8 @@ class App(Protocol):
     def revoke(self, ids: Sequence[str], terminate: bool = False) -> None:
         """Revokes tasks."""
 
-    def loop(self) -> Loop:
-        """Returns the event loop of ``async def`` tasks."""
+    def run_coroutine(self, function: Any, run: Any, args: Any, kwargs: Any) -> Any:
+        """Runs an ``async def`` function to its end."""
 
     def resolve(self, name: str, own: TaskSection | None) -> Resolved:
         """Returns the options that hold for a task."""

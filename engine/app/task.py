@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -365,8 +365,7 @@ class Task(Generic[P, R]):
         """Returns what runs the function with the request's arguments (and ``before_start`` before it)."""
         call: Callable[[], Any]
         if self.is_async:
-            body = cast(Callable[..., Coroutine[Any, Any, Any]], self._body)
-            call = functools.partial(self.app.loop().run, body, run, request.args, request.kwargs)
+            call = functools.partial(self.app.run_coroutine, self._body, run, request.args, request.kwargs)
         else:
             call = functools.partial(self._body, *request.args, **request.kwargs)
         if "before_start" in self.hooks:

@@ -398,7 +398,7 @@ def test_retry_is_not_swallowed_by_except_exception(bench: Bench) -> None:
     def careful(self: Any) -> str:
         try:
             raise self.retry()
-        except Exception:
+        except Exception:  # noqa: BLE001 - what users write
             return "swallowed"
 
     result = careful.delay()

@@ -1,0 +1,92 @@
+"""Checked by mypy, not run: what is typed about tasks. A ``type: ignore`` that is not needed is an error."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+from engine import AsyncResult, EagerResult, Engine, Signature, Task, current_task, shared_task
+
+app = Engine("typed", broker="memory://", acks_late=True)
+
+
+@app.task
+def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@app.task(queue="slow", time_limit="5m", autoretry_for=(OSError,))
+def named(name: str) -> str:
+    return name
+
+
+@app.task(bind=True, max_retries=5)
+def bound(self: Task[..., Any], x: int) -> float:
+    self.update_state("HALF", meta={"x": x})
+    if x:
+        raise self.retry(countdown=3)
+    assert_type(self.request.retries, int)
+    return 1.5
+
+
+@shared_task
+def shared(x: int) -> list[int]:
+    return [x]
+
+
+@shared_task(bind=True)
+def shared_bound(self: Task[..., Any], x: int) -> None:
+    return None
+
+
+@app.task
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+@app.task(bind=True)
+async def fetch_bound(self: Task[..., Any], url: str) -> bytes:
+    return url.encode()
+
+
+assert_type(add(1, 2), int)
+assert_type(add.delay(1, 2), AsyncResult[int])
+assert_type(add.delay(1, y=2).get(timeout=3), int)
+assert_type(add.delay(1).result, Any)
+assert_type(add.apply_async((1, 2), countdown=5), AsyncResult[int])
+assert_type(add.apply((1, 2)), EagerResult[int])
+assert_type(add.apply((1, 2)).get(), int)
+assert_type(add.map([1, 2]), list[AsyncResult[int]])
+assert_type(add.s(1), Signature[int])
+assert_type(add.s(1).delay(2).get(), int)
+assert_type(add.AsyncResult("id").get(), int)
+assert_type(named.delay("a").get(), str)
+assert_type(bound.delay(3).get(), float)
+assert_type(bound(3), float)
+assert_type(shared.delay(3).get(), list[int])
+assert_type(fetch.delay("u").get(), bytes)
+assert_type(fetch_bound.delay("u").get(), bytes)
+assert_type(app.send_task("elsewhere"), AsyncResult[Any])
+assert_type(add.max_retries, int | None)
+assert_type(bool(current_task), bool)
+
+
+async def awaited() -> None:
+    assert_type(await fetch("u"), bytes)
+
+
+add.delay("1")  # type: ignore[arg-type]
+add.delay(1, 2, 3)  # type: ignore[call-arg]
+add.delay(1, z=2)  # type: ignore[call-arg]
+add.delay()  # type: ignore[call-arg]
+add("1")  # type: ignore[arg-type]
+bound.delay("x")  # type: ignore[arg-type]
+bound.delay(add, 1)  # type: ignore[arg-type, call-arg]
+shared_bound.delay()  # type: ignore[call-arg]
+fetch.delay(3)  # type: ignore[arg-type]
+add.dealy(1)  # type: ignore[attr-defined]
+add.apply_async((1,), cuntdown=5)  # type: ignore[call-arg]
+add.apply_async((1,), countdown=object())  # type: ignore[arg-type]
+app.task(max_retry=3)  # type: ignore[call-overload]
+app.task(max_retries="3")  # type: ignore[call-overload]
+Engine("x", ack_late=True)  # type: ignore[call-arg]
+number: int = named.delay("a").get()  # type: ignore[assignment]
