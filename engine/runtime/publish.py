@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -22,11 +22,12 @@ from engine.errors import BrokerFull, BrokerUnavailable, EngineError, TransportE
 from engine.runtime.board import Board
 from engine.runtime.lanes import Backoff, Inbox, Lane, Mailbox
 from engine.runtime.link import Link
+from engine.runtime.waits import Waits
 
 log = logging.getLogger("engine.dispatcher")
 
-LOOK_EVERY = 0.5
-"""Seconds between two looks for results that are waited for and that this worker does not store itself."""
+LONGEST_WAIT = 2.0
+"""Seconds that this lane waits for work at most."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _args = {method: msgspec.msgpack.Decoder(kind) for method, kind in relay.ARGS.items()}
@@ -78,17 +79,6 @@ class Do:
         self.call = call
 
 
-class _Waiting:
-    """A ``wait`` that has not been answered."""
-
-    __slots__ = ("ask", "deadline", "ids")
-
-    def __init__(self, ask: Ask, ids: list[str], deadline: float) -> None:
-        self.ask = ask
-        self.ids = ids
-        self.deadline = deadline
-
-
 class PublishLane(Lane):
     """The thread that publishes and answers."""
 
@@ -100,8 +90,9 @@ class PublishLane(Lane):
         self._sending: deque[Publish] = deque()
         self._backoff = Backoff()
         self._retry_at = 0.0
-        self._waiting: list[_Waiting] = []
-        self._look_at = 0.0
+        self._waits: Waits[Ask] = Waits(
+            self._get, lambda ask, found: self._answer(ask, _encode(found)), lambda ask: ask.caller.gone
+        )
         self._methods = _methods(link)
 
     @property
@@ -111,8 +102,8 @@ class PublishLane(Lane):
 
     def stored(self, records: Sequence[Record]) -> None:
         """Hears of records that were stored here: somebody may wait for one of them. Any lane."""
-        if self._waiting and any(record.final for record in records):
-            self.inbox.put([Do(self._look)])
+        if ids := self._waits.wanted(records):
+            self.inbox.put([Do(lambda: self._waits.look(ids))])
 
     def stop(self) -> None:
         """As `Lane.stop`; wakes the lane."""
@@ -121,9 +112,13 @@ class PublishLane(Lane):
 
     def round(self) -> None:
         """Does what has accumulated."""
-        if not self._sending and not self._waiting:
+        until = self._waits.tick()
+        if self._sending:
+            until = max(0.0, min(until, self._retry_at - time.monotonic()))
+        elif not self._waits:
+            until = LONGEST_WAIT
             self.stamp(working=False)
-        work = self.inbox.take(self._timeout())
+        work = self.inbox.take(until)
         self.stamp(working=True)
         for one in work:
             if isinstance(one, Publish):
@@ -134,18 +129,6 @@ class PublishLane(Lane):
                 self._send_all()
                 self._serve(one)
         self._send_all()
-        if self._waiting and time.monotonic() >= self._look_at:
-            self._look()
-
-    def _timeout(self) -> float:
-        now = time.monotonic()
-        until = 2.0
-        if self._sending:
-            until = self._retry_at - now
-        if self._waiting:
-            deadline = min(waiting.deadline for waiting in self._waiting)
-            until = min(until, self._look_at - now, deadline - now)
-        return max(0.0, min(2.0, until))
 
     def _send_all(self) -> None:
         """Sends what must be sent, in order; stops at the first that cannot be now."""
@@ -197,7 +180,7 @@ class PublishLane(Lane):
             raise TransportError(f"there is no method {request.method!r}")
         args = decoder.decode(request.args)
         if request.method == "wait":
-            self._begin_wait(ask, args)
+            self._begin_wait(ask, *args)
             return None
         if request.method == "publish":
             self._publish(ask, *args)
@@ -215,36 +198,15 @@ class PublishLane(Lane):
         reply = wire.Reply(ask.request.spawn, ask.request.number, value, error, text)
         self._mailbox.post(ask.caller.answer, reply)
 
-    def _begin_wait(self, ask: Ask, args: tuple[list[str], float]) -> None:
-        ids, timeout = args
+    def _begin_wait(self, ask: Ask, ids: list[str], timeout: float) -> None:
         if self._link.results is None:
             raise TransportError("this engine keeps no results: set url under [results]")
-        waiting = _Waiting(ask, ids, time.monotonic() + timeout)
-        self._waiting.append(waiting)
-        self._look()
+        self._waits.add(ask, ids, timeout)
 
-    def _look(self) -> None:
-        """Looks for the results that are waited for, and answers those that have some or waited long enough."""
-        self._look_at = time.monotonic() + LOOK_EVERY
-        self._waiting = [waiting for waiting in self._waiting if not waiting.ask.caller.gone]
-        ids = list({id for waiting in self._waiting for id in waiting.ids})
-        if not ids:
-            return
-        found = self._get(ids)
-        now = time.monotonic()
-        left: list[_Waiting] = []
-        for waiting in self._waiting:
-            records = [found[id] for id in waiting.ids if id in found and found[id].final]
-            if records or now >= waiting.deadline:
-                self._answer(waiting.ask, _encode(records))
-            else:
-                left.append(waiting)
-        self._waiting = left
-
-    def _get(self, ids: list[str]) -> dict[str, Record]:
+    def _get(self, ids: Sequence[str]) -> Mapping[str, Record]:
         assert self._link.results is not None
         try:
-            found = dict(self._link.results.get(ids))
+            found = self._link.results.get(ids)
         except BrokerUnavailable as error:
             self._link.results_outage.failed(self.lane, error)
             return {}

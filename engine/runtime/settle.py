@@ -269,10 +269,11 @@ class SettleLane(Lane):
         self._done([item], ())
         return True
 
-    def _done(self, items: Sequence[Item], stale: Sequence[bytes]) -> None:
+    def _done(self, items: Sequence[Item], refused: Sequence[bytes]) -> None:
+        stale = frozenset(refused)
         if self.on_records is not None:
-            self.on_records([item.record for item in items if item.record is not None])
-        self._mailbox.post(self.settler.settled, items, frozenset(stale))
+            self.on_records([item.record for item in items if item.record is not None and item.claim not in stale])
+        self._mailbox.post(self.settler.settled, items, stale)
 
 
 def _failure(record: Record, task: str, reason: str) -> Record:

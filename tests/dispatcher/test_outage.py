@@ -40,7 +40,7 @@ def test_nothing_is_handed_out_while_claims_may_be_gone(rig: Rig) -> None:
     rig.publish(message("a"), message("b"))
     rig.wait_place("b", "claimed")
     rig.served.fault = lambda method, args: GONE
-    rig.logged("connection refused")
+    rig.logged("broker: served: connection refused")
     wait_for(lambda: pending(rig.inlet) == 0, "the packets to be read back")
     before = len(rig.served.called("reconcile"))
     rig.served.fault = lambda method, args: None
@@ -59,7 +59,7 @@ def test_what_is_no_longer_claimed_is_dropped_and_what_runs_is_refused(rig: Rig)
     before = len(rig.served.called("reconcile"))
     # Another worker took the claims over while this one's connection was away.
     rig.served.fault = lambda method, args: GONE
-    rig.logged("connection refused")
+    rig.logged("broker: served: connection refused")
     broker = rig.served.transport._broker
     with broker.changed:
         broker.take_over(broker.members[rig.worker.id], 3, 20)
@@ -141,7 +141,7 @@ def test_what_must_be_published_is_published_when_the_broker_is_back(rig: Rig) -
     packet = child.take()
     rig.served.fault = lambda method, args: GONE if method == "publish" else None
     child.end(packet, publishes=[message("b", eta=9e9).envelope()])
-    rig.logged("connection refused")
+    rig.logged("broker: served: connection refused")
     assert rig.place("a") == "claimed"
     child.ask("publish", [message("c").envelope()], None)
     assert child.answer().error == "BrokerUnavailable"

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from dispatcher_rig import wait_for
 
 from engine.app import wire
 from engine.contract import Record
@@ -15,6 +16,7 @@ from engine.runtime.lanes import Backoff, Inbox, Mailbox, Outage
 from engine.runtime.prefetch import Prefetch
 from engine.runtime.rates import Rates
 from engine.runtime.registry import Registry
+from engine.runtime.waits import Waits
 
 
 @pytest.fixture
@@ -197,3 +199,69 @@ def test_a_name_wins_over_another_tasks_alias() -> None:
     assert registry.find("three") is None
     assert "uno" in registry
     assert "three" not in registry
+
+
+class TestWaits:
+    def test_a_wait_for_one_is_answered_when_it_is_there(self) -> None:
+        store: dict[str, Record] = {}
+        waits, answers = waits_on(store)
+        waits.add("me", ["a"], 60.0)
+        assert not answers
+        store["a"] = Record("a", "SUCCESS", 1.0, 0, 1, b"{}", final=True)
+        assert waits.wanted([*store.values(), Record("b", "SUCCESS", 1.0, 0, 1, b"{}", final=True)]) == ["a"]
+        waits.look(["a"])
+        waits.tick()
+        assert answers == [("me", ["a"])]
+        assert not len(waits)
+        assert waits.wanted(store.values()) == []
+
+    def test_what_is_not_final_answers_nothing(self) -> None:
+        store = {"a": Record("a", "STARTED", 1.0, 0, 1, b"{}")}
+        waits, answers = waits_on(store)
+        waits.add("me", ["a"], 60.0)
+        assert waits.wanted(store.values()) == []
+        assert not answers
+
+    def test_a_wait_that_is_over_is_answered_with_nothing(self) -> None:
+        waits, answers = waits_on({})
+        waits.add("me", ["a"], 0.0)
+        assert answers == [("me", [])]
+
+    def test_a_wait_for_many_gathers_what_comes_at_the_same_time(self) -> None:
+        store = {"a": Record("a", "SUCCESS", 1.0, 0, 1, b"{}", final=True)}
+        waits, answers = waits_on(store)
+        waits.add("me", ["a", "b", "c"], 60.0)
+        assert not answers
+        store["b"] = Record("b", "SUCCESS", 1.0, 0, 1, b"{}", final=True)
+        waits.look(["b"])
+        wait_for(lambda: waits.tick() and answers, "the answer")
+        assert [(who, sorted(ids)) for who, ids in answers] == [("me", ["a", "b"])]
+
+    def test_several_may_wait_for_the_same(self) -> None:
+        store: dict[str, Record] = {}
+        waits, answers = waits_on(store)
+        waits.add("me", ["a"], 60.0)
+        waits.add("you", ["a", "b"], 0.0)
+        waits.add("he", ["a"], 60.0)
+        store["a"] = Record("a", "SUCCESS", 1.0, 0, 1, b"{}", final=True)
+        waits.look(["a"])
+        waits.tick()
+        assert sorted(answers) == [("he", ["a"]), ("me", ["a"]), ("you", [])]
+
+    def test_who_is_gone_gets_no_answer(self) -> None:
+        waits, answers = waits_on({})
+        waits.add("gone", ["a"], 60.0)
+        assert waits.tick() > 0
+        assert not answers
+        assert not len(waits)
+
+
+def waits_on(store: dict[str, Record]) -> tuple[Waits[str], list[tuple[str, list[str]]]]:
+    """Returns a table of waits on these records, and the list that its answers go to."""
+    answers: list[tuple[str, list[str]]] = []
+    waits: Waits[str] = Waits(
+        lambda ids: {id: store[id] for id in ids if id in store},
+        lambda who, found: answers.append((who, [record.id for record in found])),
+        lambda who: who == "gone",
+    )
+    return waits, answers
