@@ -37,7 +37,7 @@ class SqliteConsumer(Consumer):
     def __init__(self, database: Database, queues: Sequence[str], worker: Worker, expires: float | None) -> None:
         self._session = Session(database)
         self._ringer = Ringer(self._session)
-        self._settle_lane = SettleLane(database, expires)
+        self._settle_lane = SettleLane(database, worker.id, expires)
         self._worker = worker
         self._choice = Choice(queues)
         self._watch = DeathWatch(worker)
@@ -137,12 +137,12 @@ class SqliteConsumer(Consumer):
 
     def _first_join(self) -> None:
         with self._session.write() as connection:
-            self._last_command = connection.execute("SELECT coalesce(max(n), 0) FROM command").fetchone()[0]
             self._join(connection, self._clock.now())
 
     def _join(self, connection: sqlite3.Connection, now: float) -> int:
         if self._bell is None:
             self._bell = Bell()
+            self._last_command = connection.execute("SELECT coalesce(max(n), 0) FROM command").fetchone()[0]
         self._number = members.join(connection, self._worker, self._number, now)
         self._bell.list_under(connection, [COMMANDS, *map(queue_topic, self._choice.queues)], FOREVER)
         return self._number

@@ -31,6 +31,7 @@ _DELETE = "DELETE FROM message WHERE seq IN (SELECT value FROM json_each(?))"
 _HELD = f"""
 SELECT coalesce(group_concat(seq || ':' || claim), '') FROM message
 WHERE seq IN (SELECT value FROM json_each(?)) AND state = {CLAIMED}
+    AND owner = (SELECT number FROM worker WHERE worker.id = ?)
 """
 _RELEASE = f"""
 UPDATE message SET
@@ -97,9 +98,9 @@ def claim(connection: sqlite3.Connection, rows: Iterable[int], owner: int) -> in
     return number
 
 
-def held(connection: sqlite3.Connection, rows: Iterable[int]) -> set[bytes]:
-    """Returns the claims that stand on these messages."""
-    text: str = connection.execute(_HELD, (as_json(rows),)).fetchone()[0]
+def held(connection: sqlite3.Connection, rows: Iterable[int], worker: str) -> set[bytes]:
+    """Returns the claims that a worker has on these messages."""
+    text: str = connection.execute(_HELD, (as_json(rows), worker)).fetchone()[0]
     return set(text.encode().split(b",")) if text else set()
 
 

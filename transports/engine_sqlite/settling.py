@@ -17,10 +17,11 @@ from engine_sqlite.session import Database, Session
 class SettleLane:
     """The connection of one worker's settle lane."""
 
-    def __init__(self, database: Database, expires: float | None) -> None:
+    def __init__(self, database: Database, worker: str, expires: float | None) -> None:
         self._session = Session(database)
         self._ringer = Ringer(self._session)
         self._clock = Clock()
+        self._worker = worker
         self._expires = expires
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bytes]:
@@ -28,7 +29,7 @@ class SettleLane:
         rows = [row_of(settlement.claim) for settlement in settlements]
         now = self._clock.now()
         with self._session.write() as connection:
-            held = messages.held(connection, filter(None, rows))
+            held = messages.held(connection, filter(None, rows), self._worker)
             plan = _Plan()
             for row, settlement in zip(rows, settlements, strict=True):
                 if row is not None and settlement.claim in held:

@@ -1,0 +1,240 @@
+"""What the transport suite's tests stand on: the fixtures, and a rig that makes workers, consumers and messages."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+
+from engine.contract import (
+    Ack,
+    Capabilities,
+    Consumer,
+    Delivery,
+    Envelope,
+    Record,
+    ResultBackend,
+    Settlement,
+    Transport,
+    Worker,
+)
+
+T = TypeVar("T")
+DEADLINE = 20.0
+"""Seconds after which a state that a test waits for is taken to never come."""
+QUEUE = "default"
+
+
+def wait_for(condition: Callable[[], T], what: str) -> T:
+    """Waits until ``condition()`` is true, and returns what it returned."""
+    deadline = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {DEADLINE:g} s for: {what}"
+        time.sleep(0.005)
+    return value
+
+
+def boot_id() -> str:
+    """Returns the id of the running kernel, as an engine tells it."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return "unknown"
+
+
+def success(id: str, body: bytes = b'{"state":"SUCCESS"}', *, deliveries: int = 1) -> Record:
+    """Returns a final record."""
+    return Record(id, "SUCCESS", 1.0, 0, deliveries, body, final=True)
+
+
+class Rig:
+    """Makes what a test needs around one transport, and closes it."""
+
+    def __init__(self, transport: Transport, folder: Path, options: Mapping[str, Any]) -> None:
+        self.transport = transport
+        self.folder = folder
+        self.options = options
+        self.processes: list[OtherProcess] = []
+        self._numbers = itertools.count(1)
+        self._consumers: list[Consumer] = []
+        self._transports: list[Transport] = []
+        self._locks: list[int] = []
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the transport says it can do."""
+        return self.transport.capabilities
+
+    def another(self) -> Transport:
+        """Returns another client of the same broker."""
+        transport = type(self.transport)(self.transport.url, options=self.options)
+        self._transports.append(transport)
+        return transport
+
+    def worker(self, *, dead_after: float = 30.0, locked: bool = True, **fields: Any) -> Worker:
+        """Returns a new worker on this host, whose lock is held, or whose lock file does not exist."""
+        id = f"worker-{os.getpid()}-{next(self._numbers)}-{os.urandom(4).hex()}"
+        lock = self.folder / f"{id}.lock"
+        if locked:
+            fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._locks.append(fd)
+        known = {"host": socket.gethostname(), "boot_id": boot_id(), "lock": str(lock), "dead_after": dead_after}
+        return Worker(id=id, **{**known, **fields})
+
+    def unlock_all(self) -> None:
+        """Frees all locks of this process, as the death of the supervisors would."""
+        while self._locks:
+            os.close(self._locks.pop())
+
+    def consumer(
+        self, *queues: str, worker: Worker | None = None, transport: Transport | None = None, close: bool = True
+    ) -> Consumer:
+        """Returns a consumer that is up: it has reconciled, as at an engine's start."""
+        consumer = (transport or self.transport).consume(queues or (QUEUE,), worker or self.worker())
+        if close:
+            self._consumers.append(consumer)
+        consumer.reconcile(())
+        consumer.fetch(0, 0)
+        return consumer
+
+    def publish(self, *ids: str, transport: Transport | None = None, **fields: Any) -> list[Envelope]:
+        """Sends one message for each id, in one batch; its body names the id."""
+        envelopes = [Envelope(id=id, body=json.dumps({"id": id}).encode(), **fields) for id in ids]
+        (transport or self.transport).publish(envelopes)
+        return envelopes
+
+    def take(self, consumer: Consumer, count: int) -> list[Delivery]:
+        """Fetches until ``count`` messages are there."""
+        taken: list[Delivery] = []
+        deadline = time.monotonic() + DEADLINE
+        while len(taken) < count:
+            assert time.monotonic() < deadline, f"waited {DEADLINE:g} s for {count} messages, got {taken}"
+            taken.extend(consumer.fetch(count - len(taken), 0.5))
+        return taken
+
+    def take_ids(self, consumer: Consumer, count: int) -> list[str]:
+        """Fetches until ``count`` messages are there, and returns their ids in order."""
+        return [delivery.id for delivery in self.take(consumer, count)]
+
+    def take_one(self, consumer: Consumer) -> Delivery:
+        """Fetches one message."""
+        return self.take(consumer, 1)[0]
+
+    def settle(self, consumer: Consumer, *settlements: Settlement) -> None:
+        """Settles, none being stale."""
+        assert list(consumer.settle(settlements)) == []
+
+    def ack_all(self, consumer: Consumer) -> list[str]:
+        """Fetches and acknowledges everything that is ready, and returns the ids."""
+        ids: list[str] = []
+        while taken := consumer.fetch(100, 0.05):
+            self.settle(consumer, *(Ack(delivery.claim) for delivery in taken))
+            ids.extend(delivery.id for delivery in taken)
+        return ids
+
+    def is_empty(self, consumer: Consumer) -> bool:
+        """Says whether nothing is ready."""
+        return not consumer.fetch(10, 0.05)
+
+    def run(self, action: str, *arguments: str, worker: Worker | None = None) -> OtherProcess:
+        """Starts another process at the same broker: see `engine.testing.transport_suite_process`."""
+        process = OtherProcess(self.transport, self.options, worker or self.worker(locked=False), action, arguments)
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """Ends processes, closes consumers and clients."""
+        for process in self.processes:
+            process.close()
+        for consumer in self._consumers:
+            consumer.close()
+        for transport in self._transports:
+            transport.close()
+        self.unlock_all()
+
+
+class OtherProcess:
+    """A process at the same broker: it says what it has done, a line each, and can be killed."""
+
+    def __init__(
+        self, transport: Transport, options: Mapping[str, Any], worker: Worker, action: str, arguments: Sequence[str]
+    ) -> None:
+        kind = type(transport)
+        order = {
+            "module": kind.__module__,
+            "name": kind.__qualname__,
+            "url": transport.url,
+            "options": dict(options),
+            "worker": {name: getattr(worker, name) for name in Worker.__struct_fields__},
+            "action": action,
+            "arguments": list(arguments),
+        }
+        self.worker = worker
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "engine.testing.transport_suite_process", json.dumps(order)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdout is not None
+        self._lines = iter(self.process.stdout)
+
+    def hear(self) -> str:
+        """Waits for its next line; "" is its end."""
+        return next(self._lines, b"").decode().strip()
+
+    def until(self, line: str) -> None:
+        """Waits until it has said ``line``."""
+        while (heard := self.hear()) != line:
+            assert heard, f"the other process ended (status {self.process.wait()}) before it said {line!r}"
+
+    def kill(self) -> None:
+        """Kills it with SIGKILL, and reaps it."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def rest(self) -> list[str]:
+        """Returns the whole lines that it said and that nobody has heard yet. It must be dead."""
+        return [line.decode().strip() for line in self._lines if line.endswith(b"\n")]
+
+    def close(self) -> None:
+        """Kills it, and forgets what it said."""
+        self.kill()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+class TransportKit:
+    """The fixtures of the transport suite. Override ``transport``, and ``results`` where `stores_results` is True."""
+
+    options: ClassVar[Mapping[str, Any]] = {}
+    """The options that ``transport`` was made with: other clients are made with the same."""
+
+    @pytest.fixture
+    def transport(self) -> Iterator[Transport]:
+        """The transport under test, at a broker of its own. Close it behind the ``yield``."""
+        raise NotImplementedError("override the fixture `transport`")
+
+    @pytest.fixture
+    def results(self) -> ResultBackend | None:
+        """A result backend at the same server, if the transport has one."""
+        return None
+
+    @pytest.fixture
+    def rig(self, transport: Transport, tmp_path: Path) -> Iterator[Rig]:
+        """The rig of one test."""
+        rig = Rig(transport, tmp_path, self.options)
+        yield rig
+        rig.close()
