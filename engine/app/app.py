@@ -6,6 +6,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
+import msgspec
+
 from engine.app import codecs, registry, routing
 from engine.app.calls import check_call
 from engine.app.client import Client
@@ -272,14 +274,15 @@ class Engine:
 
     def configure(self, settings: Settings) -> None:
         """Takes the operator's settings: they win over what the code gave. Makes this the current app."""
-        for mine, theirs in ((self._code.broker, settings.broker), (self._code.results, settings.results)):
-            if theirs.url is None:
-                theirs.url = mine.url
-        settings.routes = {
-            **settings.routes,
-            **{k: v for k, v in self._code.routes.items() if k not in settings.routes},
-        }
-        self._take(settings)
+        code, copied = self._code, msgspec.structs.replace
+        self._take(
+            copied(
+                settings,
+                broker=copied(settings.broker, url=settings.broker.url or code.broker.url),
+                results=copied(settings.results, url=settings.results.url or code.results.url),
+                routes={**settings.routes, **code.routes, **settings.routes},
+            )
+        )
         self.client.close()
         self.set_current()
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.app.durations import seconds
+from engine.app.forks import after_fork
 from engine.app.options import CALL_NAMES, check_call_limits, check_names
 from engine.contract.message import MAX_ID
 from engine.errors import SerializationError
@@ -67,7 +68,7 @@ class _Origin:
 
 
 _origin = _Origin()
-os.register_at_fork(after_in_child=_origin.renew)
+after_fork(_origin.renew)
 
 
 def _eta(value: Any, now: float) -> float:

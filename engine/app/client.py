@@ -4,7 +4,6 @@ fork."""
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 import weakref
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from engine.app.calls import new_id
+from engine.app.forks import after_fork
 from engine.app.options import RetryPolicy
 from engine.app.settings import Settings
 from engine.app.urls import redact
@@ -73,8 +73,11 @@ class Client:
         backend = self._take()
         try:
             yield backend
-        finally:
-            self._idle.append(backend)
+        except BaseException:
+            # It may have been left in the middle of an answer.
+            backend.close()
+            raise
+        self._idle.append(backend)
 
     def close(self) -> None:
         """Closes all connections; the next use opens them again."""
@@ -156,9 +159,9 @@ def _no_results() -> ConfigError:
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
+def _forget_parents() -> None:
     for client in list(_clients):
         client.after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork(_forget_parents)

@@ -13,6 +13,7 @@ import msgspec
 from engine.app import codecs, ends, failures, links, retry
 from engine.app.context import Request, current
 from engine.app.failures import ExceptionInfo
+from engine.app.forks import after_fork
 from engine.app.progress import emit_state
 from engine.app.run import EagerRun, Run
 from engine.app.task import Task
@@ -330,7 +331,7 @@ class _Process:
 
 
 _process = _Process()
-os.register_at_fork(after_in_child=_process.renew)
+after_fork(_process.renew)
 
 
 def _end_copies(pid: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from engine.app import codecs, failures
-from engine.app.registry import App
+from engine.app.registry import App, current_engine
 from engine.app.sending import running
 from engine.contract.results import FAILURE, PENDING, SUCCESS, Body, Record
 from engine.contract.transport import CannotTell
@@ -24,11 +24,14 @@ _decoder = msgspec.json.Decoder(Body)
 
 class AsyncResult(Generic[R]):
     """The result of a task, by its id. Cheap to make; asks the result backend when it is read. Once the task has ended
-    the answer is kept. Equal to its id."""
+    the answer is kept. Equal to its id. Raises ConfigError when it is made without an app and there is none."""
 
-    def __init__(self, id: str, app: App, convert: Callable[[Any], Any] | None = None, ignored: bool = False) -> None:
+    def __init__(
+        self, id: str, app: App | None = None, convert: Callable[[Any], Any] | None = None, ignored: bool = False
+    ) -> None:
         self.id = id
-        self.app = app
+        self.app: App = app or current_engine()
+        """The engine whose result backend is asked: the current one unless another is given."""
         self.ignored = ignored
         """True: the call said that no result is kept; `get` returns None at once."""
         self._convert = convert
@@ -158,15 +161,14 @@ class AsyncResult(Generic[R]):
 
     def _wait(self, timeout: float | None) -> Body:
         deadline = None if timeout is None else time.monotonic() + timeout
-        if self._final is not None:
-            return self._final[1]
-        with self.app.client.results() as backend:
-            while True:
-                left = _WAIT if deadline is None else max(0.0, deadline - time.monotonic())
+        while self._final is None:
+            left = _WAIT if deadline is None else max(0.0, deadline - time.monotonic())
+            with self.app.client.results() as backend:
                 for record in backend.wait([self.id], min(left, _WAIT)):
-                    return self._keep(record)
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise TimeoutError(f"task {self.id} has not ended in {timeout:g} s")
+                    self._keep(record)
+            if self._final is None and deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"task {self.id} has not ended in {timeout:g} s")
+        return self._final[1]
 
     def _finish(self, body: Body, propagate: bool) -> R:
         value = self._value(body)

@@ -68,7 +68,6 @@ def build(
     if (request := running()) is not None:
         message.root = request.root_id
         message.parent = request.id
-        request.children.append(message.id)
     for name, value in fields.items():
         setattr(message, name, value)
     return message
@@ -89,6 +88,8 @@ def publish(client: Client, messages: Sequence[tuple[Message, Route]], options: 
     """Sends messages, as the options ``retry`` and ``retry_policy`` say. Raises BrokerUnavailable or BrokerFull."""
     policy = policy_of(options.get("retry_policy")) if options.get("retry", True) else None
     client.publish([envelope_of(message, route) for message, route in messages], policy)
+    if (request := running()) is not None:
+        request.children.extend(message.id for message, _ in messages)
 
 
 def running() -> Request | None:

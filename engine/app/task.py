@@ -97,7 +97,7 @@ class Task(Generic[P, R]):
         self.bind = definition.bind
         self.section = definition.section
         self.function = function
-        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+        self.is_async = inspect.iscoroutinefunction(function)
         self.hooks = frozenset(name for name in HOOKS if getattr(type(self), name) is not getattr(Task, name))
         self.parameters = Parameters(function, definition.bind)
         self.run: Callable[..., Any] = functools.partial(function, self) if definition.bind else function

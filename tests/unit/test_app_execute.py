@@ -445,59 +445,6 @@ def test_deep_recursion(bench: Bench) -> None:
     assert len(result.traceback or "") < 70_000
 
 
-def test_links(bench: Bench) -> None:
-    seen: list[Any] = []
-
-    @bench.app.task
-    def double(x: int) -> int:
-        if x < 0:
-            raise ValueError(x)
-        return 2 * x
-
-    @bench.app.task
-    def note(*args: Any) -> None:
-        seen.append(args)
-
-    call = double.s(2)
-    call.link(note.s("after"), note.si("alone"))
-    call.link_error(note.s("failed"))
-    call.delay()
-    bench.run_all()
-    assert seen == [(4, "after"), ("alone",)]
-    seen.clear()
-    failing = double.apply_async((-1,), link=note.s(), link_error=[note.s("failed")])
-    outcomes = bench.run_all()
-    assert seen == [(failing.id, "failed")]
-    assert [outcome.state for outcome in outcomes] == [states.FAILURE, states.SUCCESS]
-
-
-def test_a_second_run_publishes_the_same_links(bench: Bench) -> None:
-    @bench.app.task
-    def one() -> int:
-        return 1
-
-    one.apply_async(link=one.si())
-    envelope = bench.transport.envelopes[0]
-    first = bench.run()
-    bench.transport.envelopes = [envelope]
-    second = bench.run()
-    assert [e.id for e in first.publishes] == [e.id for e in second.publishes]
-
-
-def test_children_and_parents(bench: Bench) -> None:
-    @bench.app.task(bind=True)
-    def tree(self: Any, depth: int) -> str | None:
-        return tree.delay(depth - 1).id if depth else None
-
-    root = tree.delay(2)
-    bench.run_all()
-    assert [child.id for child in root.children] == [root.get(timeout=0)]
-    leaf = root.children[0].children[0]
-    record = bench.results.records[leaf.id]
-    found = msgspec.json.decode(record.body, type=Body)
-    assert (found.root, found.parent) == (root.id, root.children[0].id)
-
-
 def test_execute_never_raises(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     @bench.app.task
     def one() -> int:
