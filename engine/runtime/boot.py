@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import socket
+import stat
 import sys
 import time
 import uuid
@@ -39,6 +40,7 @@ def start(config: Config) -> int:
         raise ConfigError('no broker: set [broker] url, for example url = "sqlite:///engine.db"')
     if not settings.engine.app and not settings.engine.include:
         raise ConfigError('no app: set [engine] app = "package.module:app", or pass --app')
+    _append_to_files()
     writer = log_setup.LogWriter()
     log_setup.configure("supervisor", settings.worker.log_level, as_json=settings.worker.json_logs, writer=writer)
     if config.path is not None:
@@ -52,6 +54,15 @@ def start(config: Config) -> int:
             return Supervisor(Plant(config, worker, concurrency, commands, writer, [name_fd, worker_fd])).run()
         finally:
             commands.close()
+
+
+def _append_to_files() -> None:
+    """``engine start > file``: the log and the tasks' own output go there through different descriptors, and would
+    overwrite each other."""
+    for fd in (1, 2):
+        with suppress(OSError):  # closed: then nothing is written there
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
 
 
 @contextmanager

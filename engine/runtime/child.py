@@ -18,6 +18,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
+from engine import errors
 from engine.app import ends, wire
 from engine.app.app import Engine
 from engine.app.discovery import load_app
@@ -134,8 +135,6 @@ class Relay:
 def _value(reply: wire.Reply) -> bytes:
     if reply.error is None:
         return reply.value
-    import engine.errors as errors
-
     kind = getattr(errors, reply.error, EngineError)
     raise kind(reply.text)
 

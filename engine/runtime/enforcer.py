@@ -66,16 +66,17 @@ class Enforcer:
         return found
 
     def execute(self, sentences: dict[int, Sentence]) -> None:
-        """Kills the children in these slots, stopped or not, with their families."""
-        rows = processes.table()
+        """Kills the children in these slots, stopped or not, with their descendants. What else is in their sessions is
+        killed when they are reaped."""
         for slot, sentence in sentences.items():
-            child = self._pool.children[slot]
-            child.sentence = sentence
-            self.kills += 1
-            log.warning(
-                "killing child %d (pid %d) at %s: %s", slot, child.pid, self._name_of(child), _reason_text(sentence)
-            )
-            processes.kill(processes.family(child.pid, rows))
+            self._pool.children[slot].sentence = sentence
+        doomed = [self._pool.children[slot] for slot in sentences]
+        below = processes.descendants(child.pid for child in doomed)
+        processes.kill([*(child.pid for child in doomed), *below])
+        self.kills += len(doomed)
+        for child in doomed:
+            name, why = self._name_of(child), _reason_text(sentences[child.slot])
+            log.warning("killed child %d (pid %d) at %s: %s", child.slot, child.pid, name, why)
 
     def _growth(self, reading: Reading) -> int:
         child = self._pool.children[reading.slot]

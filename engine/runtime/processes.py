@@ -38,19 +38,30 @@ def table() -> list[Process]:
     return [row for row in rows if row is not None]
 
 
-def family(leader: int, rows: Iterable[Process]) -> set[int]:
-    """Returns the pids of what a session leader brought forth: its session, and all descendants by parent links."""
-    rows = list(rows)
-    found = {leader} | {row.pid for row in rows if row.session == leader}
-    grew = True
-    while grew:
-        more = {row.pid for row in rows if row.parent in found} - found
-        found |= more
-        grew = bool(more)
+def descendants(pids: Iterable[int]) -> set[int]:
+    """Returns all that these processes, which must be stopped or their own, brought forth and that still hangs on them
+    by parent links. The kernel lists the children of each thread: no need to read the whole process table."""
+    found: set[int] = set()
+    ahead = list(pids)
+    while ahead:
+        children = _children(ahead.pop())
+        ahead += children - found
+        found |= children
     return found
 
 
-def kill(pids: Collection[int]) -> None:
+def _children(pid: int) -> set[int]:
+    children: set[int] = set()
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                children.update(map(int, file.read().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return children  # it is gone: so are its parent links
+    return children
+
+
+def kill(pids: Iterable[int]) -> None:
     """Kills (SIGKILL) processes that may be gone already."""
     for pid in pids:
         try:

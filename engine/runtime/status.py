@@ -81,7 +81,12 @@ def _state(supervisor: Supervisor) -> str:
 
 
 def _service(service: Service) -> Answer:
-    return {"role": service.role, "pid": service.pid or None, "uptime": service.uptime, "restarts": max(0, service.starts - 1)}
+    return {
+        "role": service.role,
+        "pid": service.pid or None,
+        "uptime": service.uptime,
+        "restarts": max(0, service.starts - 1),
+    }
 
 
 def _slot(supervisor: Supervisor, child: Child) -> Answer:

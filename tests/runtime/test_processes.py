@@ -35,7 +35,7 @@ def test_a_process_is_read_whatever_its_name_looks_like(tmp_path):
     assert processes.read(process.pid) is None
 
 
-def test_a_family_is_the_session_and_all_descendants():
+def test_descendants_are_found_also_those_with_a_session_of_their_own():
     code = (
         "import subprocess, sys, time\n"
         "mine = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -45,9 +45,8 @@ def test_a_family_is_the_session_and_all_descendants():
     )
     leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
     mine, away = map(int, leader.stdout.readline().split())
-    family = processes.family(leader.pid, processes.table())
-    assert family == {leader.pid, mine, away}
-    processes.kill(family)
+    assert processes.descendants([leader.pid]) == {mine, away}
+    processes.kill([leader.pid, mine, away])
     leader.wait()
     leader.stdout.close()
     wait_for(
