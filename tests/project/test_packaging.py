@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from project_files import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
+PACKAGES = [Path(package) for package in SETTINGS["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
 FOLDERS = ("transports", "plugins", "tests", "conf", "scripts")
 
 
@@ -44,11 +46,9 @@ def wheel(built: Path) -> zipfile.ZipFile:
 def test_the_wheel_holds_exactly_the_packages(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     info = f"prefork_engine-{PROJECT['version']}.dist-info"
-    assert {name.split("/")[0] for name in names} == {"engine", "engine_memory", "engine_sqlite", info}
+    assert {name.split("/")[0] for name in names} == {*(package.name for package in PACKAGES), info}
     expected = {
-        str(file.relative_to(ROOT / folder))
-        for folder, package in ((".", "engine"), ("transports", "engine_memory"), ("transports", "engine_sqlite"))
-        for file in (ROOT / folder / package).rglob("*.py")
+        str(file.relative_to(ROOT / package.parent)) for package in PACKAGES for file in (ROOT / package).rglob("*.py")
     }
     assert {name for name in names if name.endswith(".py")} == expected
     assert "engine/py.typed" in names

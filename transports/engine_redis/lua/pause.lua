@@ -1,0 +1,7 @@
+-- ARGV: queue, "1" to pause it or "0" to let it go on.
+
+if ARGV[2] == '1' then
+  return call('SADD', ns .. 'paused', ARGV[1])
+end
+ring(ARGV[1])
+return call('SREM', ns .. 'paused', ARGV[1])

@@ -1,0 +1,19 @@
+-- ARGV: worker, its description, "1" for a heartbeat, with the numbers of the claims of all runs that have begun, or "0".
+-- Registers the worker if it is not. Returns worker, description and heartbeat of all.
+
+local worker = ARGV[1]
+call('DEL', ns .. (ARGV[3] == '1' and 'started:' or 'nudge:') .. worker)
+if call('HSETNX', ns .. 'workers', worker, ARGV[2]) == 1 then
+  call('HSET', ns .. 'seen', worker, call('GET', ns .. 'order') or '0')
+end
+call('HINCRBY', ns .. 'beats', worker, ARGV[3])
+for from = 4, #ARGV, SLICE do
+  call('SADD', ns .. 'started:' .. worker, unpack(ARGV, from, math.min(from + SLICE - 1, #ARGV)))
+end
+
+local beats = call('HGETALL', ns .. 'beats')
+local found = {}
+for i = 1, #beats, 2 do
+  found[#found + 1] = {beats[i], call('HGET', ns .. 'workers', beats[i]), beats[i + 1]}
+end
+return found

@@ -1,0 +1,221 @@
+"""Finds the server behind an address, logs in, and runs commands there: what one lane of the engine talks through."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import hiredis
+
+from engine.errors import BrokerUnavailable, ConfigError, TransportError
+from engine_redis.address import Address, written
+from engine_redis.connection import Argument, Connection, Reply, dial
+from engine_redis.failures import RECONNECT, code_of, failure, kind_of
+from engine_redis.scripts import Script
+
+_IDLE = 1.0
+"""Seconds after which a connection is looked at before it is used: a server closes one that idles or when it stops."""
+
+
+class Session:
+    """One connection at a time to the server that holds the namespace. Connects at the first use, and after an error at
+    the next; nothing is sent twice. Belongs to one lane."""
+
+    def __init__(self, address: Address, *, protocol: int = 2, checking: bool = False) -> None:
+        self.address = address
+        self._protocol = protocol
+        self._checking = checking
+        self._connection: Connection | None = None
+        self._where = str(address)
+        self._pid = 0
+        self._used = 0.0
+        self._node: tuple[str, int] | None = None
+        """Of a Cluster: the node that was named last."""
+
+    @property
+    def where(self) -> str:
+        """The server, for messages."""
+        return self._where
+
+    @property
+    def connected(self) -> bool:
+        """Is there a connection that works as far as is known?"""
+        return self._connection is not None and self._pid == os.getpid()
+
+    def run(self, script: Script, arguments: Sequence[Argument]) -> Reply:
+        """Runs a script. Raises as `call`."""
+        reply = self._ask(("EVALSHA", script.sha, 1, self.address.prefix, *arguments))
+        if type(reply) is hiredis.ReplyError:
+            if code_of(str(reply)) != "NOSCRIPT":
+                raise self._failed(str(reply))
+            self.call("SCRIPT", "LOAD", script.text)
+            return self.call("EVALSHA", script.sha, 1, self.address.prefix, *arguments)
+        return reply
+
+    def call(self, *command: Argument) -> Reply:
+        """Runs a command. Raises BrokerUnavailable, BrokerFull, TransportError; ConfigError when checking."""
+        reply = self._ask(command)
+        if type(reply) is hiredis.ReplyError:
+            raise self._failed(str(reply))
+        return reply
+
+    def send(self, *command: Argument) -> None:
+        """Sends a command whose reply is read later. Raises BrokerUnavailable."""
+        connection = self.connection()
+        try:
+            connection.send(command)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def read_some(self) -> list[Reply]:
+        """Returns replies that have come, when poll says that there are any. Raises BrokerUnavailable."""
+        try:
+            replies = self.connection().read_some()
+        except (OSError, hiredis.HiredisError) as error:
+            raise self._lost(error) from None
+        for reply in replies:
+            if type(reply) is hiredis.ReplyError:
+                raise self._failed(str(reply))
+        return replies
+
+    def connection(self) -> Connection:
+        """Returns the connection, opening it if there is none."""
+        if self._connection is None or self._pid != os.getpid():
+            self._connection = self._connect()
+            self._pid = os.getpid()
+        return self._connection
+
+    def close(self) -> None:
+        """Closes the connection. Any thread; more than once is harmless."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _ask(self, command: tuple[Argument, ...]) -> Reply:
+        reply = self._exchange(command)
+        if type(reply) is hiredis.ReplyError and str(reply).startswith("MOVED "):
+            # Not carried out: it can be said again, to the node that is named.
+            self._node = _moved_to(str(reply))
+            self.close()
+            reply = self._exchange(command)
+        return reply
+
+    def _exchange(self, command: tuple[Argument, ...]) -> Reply:
+        now = time.monotonic()
+        if self._connection is not None and now - self._used > _IDLE and self._connection.is_stale():
+            self.close()
+        connection = self.connection()
+        try:
+            connection.send(command)
+            reply = connection.read()
+        except (OSError, hiredis.HiredisError) as error:
+            raise self._lost(error) from None
+        self._used = now
+        return reply
+
+    def _failed(self, text: str) -> TransportError | ConfigError:
+        if kind_of(text) == RECONNECT:
+            self.close()
+            self._node = None
+        return failure(self._where, text, checking=self._checking)
+
+    def _lost(self, error: Exception) -> BrokerUnavailable:
+        self.close()
+        self._node = None
+        return BrokerUnavailable(f"{self._where}: {_reason(error, self.address.timeout)}")
+
+    def _connect(self) -> Connection:
+        address = self.address
+        try:
+            if address.kind == "sentinel":
+                return self._login(*self._ask_sentinels())
+            if address.kind == "cluster":
+                return self._connect_cluster()
+            return self._login(*address.hosts[0])
+        except (OSError, hiredis.HiredisError) as error:
+            raise self._lost(error) from None
+
+    def _connect_cluster(self) -> Connection:
+        """Connects to the node that was named, else to any: it says which one has the namespace."""
+        problem: OSError | None = None
+        for host, port in [self._node] if self._node is not None else self.address.hosts:
+            try:
+                return self._login(host, port)
+            except OSError as error:
+                problem = error
+        assert problem is not None, "an address has a host"
+        raise problem
+
+    def _ask_sentinels(self) -> tuple[str, int]:
+        address = self.address
+        problems = []
+        for host, port in address.hosts:
+            try:
+                connection = dial(address, host, port)
+                if address.sentinel_password:
+                    _authenticate(connection, address.sentinel_username, address.sentinel_password)
+                found = connection.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.group)
+                connection.close()
+            except (OSError, hiredis.HiredisError) as error:
+                problems.append(f"{written(host, port)}: {_reason(error, address.timeout)}")
+                continue
+            if isinstance(found, list):
+                return found[0].decode(), int(found[1])
+            problems.append(f"{written(host, port)}: {found or f'knows no group {address.group!r}'}")
+        raise ConnectionError("; ".join(problems))
+
+    def _login(self, host: str, port: int) -> Connection:
+        """Opens a connection and makes it ours: user, protocol, database."""
+        address = self.address
+        self._where = f"redis at {host if address.kind == 'unix' else written(host, port)}"
+        connection = dial(address, host, port)
+        try:
+            for command in self._greetings():
+                reply = connection.call(*command)
+                if type(reply) is hiredis.ReplyError:
+                    raise failure(self._where, str(reply), checking=self._checking)
+            if address.kind == "sentinel":
+                _expect_primary(connection, self._where)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _greetings(self) -> list[tuple[Argument, ...]]:
+        address = self.address
+        commands: list[tuple[Argument, ...]] = []
+        if address.password is not None:
+            user = (address.username,) if address.username else ()
+            commands.append(("AUTH", *user, address.password))
+        if self._protocol != 2:
+            commands.append(("HELLO", self._protocol))
+        if address.db:
+            commands.append(("SELECT", address.db))
+        return commands
+
+
+def _authenticate(connection: Connection, username: str | None, password: str) -> None:
+    reply = connection.call("AUTH", *((username,) if username else ()), password)
+    if type(reply) is hiredis.ReplyError:
+        raise ConnectionError(str(reply))
+
+
+def _expect_primary(connection: Connection, where: str) -> None:
+    """Sentinels may still name a server that is a replica by now."""
+    role = connection.call("ROLE")
+    if isinstance(role, list) and role[0] != b"master":
+        raise ConnectionError(f"{where} is a replica still: the sentinels have not agreed yet")
+
+
+def _moved_to(text: str) -> tuple[str, int]:
+    host, _, port = text.split(" ")[2].rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _reason(error: Exception, timeout: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer in {timeout:g} s"
+    if isinstance(error, hiredis.HiredisError):
+        return f"does not speak the protocol of Redis: {error}"
+    return str(error) or type(error).__name__
