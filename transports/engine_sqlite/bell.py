@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 
 from engine_sqlite.session import Session
 
@@ -28,6 +29,13 @@ COMMANDS = "commands"
 """Topic of all consumers."""
 FOREVER = 1e18
 
+LISTED = """
+SELECT json_group_array(DISTINCT address) FROM bell
+WHERE topic IN (SELECT value FROM json_each(?)) AND space = ? AND until > ?
+"""
+"""Reads the bells of who listens to any of some topics, as JSON; parameters: `listed_parameters`. Read it in the
+transaction whose effect is to be told, and `Ringer.ring` them when that is committed."""
+
 _HAS_ABSTRACT = sys.platform == "linux"
 
 
@@ -36,6 +44,17 @@ def queue_topic(queue: str) -> str:
     return f"queue:{queue}"
 
 
+def listed_parameters(topics: Iterable[str], now: float) -> tuple[str, int, float]:
+    """Returns the parameters of `LISTED`."""
+    return (json.dumps([*topics]), network_space(), now)
+
+
+def listed(connection: sqlite3.Connection, topics: Iterable[str], now: float) -> str:
+    """Reads `LISTED` by itself."""
+    return str(connection.execute(LISTED, listed_parameters(topics, now)).fetchone()[0])
+
+
+@cache
 def network_space() -> int:
     """Returns what tells this process's network namespace from others."""
     try:
@@ -116,19 +135,8 @@ class Ringer:
     def __del__(self) -> None:
         self.close()
 
-    @staticmethod
-    def listed(connection: sqlite3.Connection, topics: Iterable[str], now: float) -> str:
-        """Returns the addresses that listen to any of the topics, as JSON. Read it in the transaction whose effect is
-        to be told, and `ring` it when that is committed."""
-        found = connection.execute(
-            "SELECT json_group_array(DISTINCT address) FROM bell "
-            "WHERE topic IN (SELECT value FROM json_each(?)) AND space = ? AND until > ?",
-            (json.dumps([*topics]), network_space(), now),
-        ).fetchone()[0]
-        return str(found)
-
     def ring(self, addresses: str) -> None:
-        """Rings the bells that `listed` returned. Never waits; strikes those that are gone off the list."""
+        """Rings the bells that `LISTED` read. Never waits; strikes those that are gone off the list."""
         if addresses == "[]":
             return
         gone = [address for address in json.loads(addresses) if not self._reaches(address)]

@@ -8,7 +8,6 @@ part is used up, the choice stops: what comes next in it is not known. A fetch m
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 
 import msgspec
@@ -18,7 +17,7 @@ from engine_sqlite.schema import READY
 READ_AT_ONCE = 4096
 """Places in line that one fetch should read at most."""
 
-_LINES = f"""
+LINES = f"""
 SELECT json_group_array(json_array(q.key, json((
     SELECT json_group_array(json_array(priority, seq)) FROM (
         SELECT CASE typeof(priority) WHEN 'integer' THEN priority ELSE 0 END AS priority, seq
@@ -28,6 +27,7 @@ SELECT json_group_array(json_array(q.key, json((
 ))))
 FROM json_each(?) AS q WHERE q.value NOT IN (SELECT queue FROM paused)
 """
+"""Reads the lines, as one JSON text. Its parameters: `Choice.parameters`."""
 _decoder = msgspec.json.Decoder(list[tuple[int, list[tuple[int, int]]]])
 
 
@@ -38,12 +38,15 @@ class Choice:
         self.queues = [*dict.fromkeys(queues)]
         self._as_json = json.dumps(self.queues)
         self._next = 0
-        self._depth = 64
+        self._learnt = 64
 
-    def choose(self, connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
-        """Returns up to ``limit`` of (seq, number of the queue), in the order in which they are to be run."""
-        depth = limit if len(self.queues) == 1 else min(limit, self._depth)
-        text = connection.execute(_LINES, (depth, self._as_json)).fetchone()[0]
+    def parameters(self, limit: int) -> tuple[int, str]:
+        """Returns the parameters of `LINES`: how much of each line is to be read, and the queues."""
+        return (limit if len(self.queues) == 1 else min(limit, self._learnt), self._as_json)
+
+    def choose(self, text: str, depth: int, limit: int) -> list[tuple[int, int]]:
+        """Takes what `LINES` read with a depth; returns up to ``limit`` of (seq, number of the queue), in the order in
+        which they are to be run."""
         lines = [(number, line) for number, line in _decoder.decode(text) if line]
         self._learn(sum(len(line) for _, line in lines), depth)
         if len(lines) == 1:
@@ -53,9 +56,9 @@ class Choice:
 
     def _learn(self, read: int, depth: int) -> None:
         if read > READ_AT_ONCE:
-            self._depth = max(1, depth // 2)
+            self._learnt = max(1, depth // 2)
         elif read < READ_AT_ONCE / 2:
-            self._depth = min(READ_AT_ONCE, self._depth * 2)
+            self._learnt = min(READ_AT_ONCE, self._learnt * 2)
 
     def _merge(self, lines: list[tuple[int, list[tuple[int, int]]]], depth: int, limit: int) -> list[tuple[int, int]]:
         count = len(self.queues)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import secrets
 import sqlite3
 import time
 from collections.abc import Collection, Sequence
@@ -10,10 +12,11 @@ from engine.contract import Consumer, Delivery, Reconciled, Settlement, TakenOve
 from engine.contract.liveness import DeathWatch
 from engine_sqlite import members, messages
 from engine_sqlite import records as kept
-from engine_sqlite.bell import COMMANDS, FOREVER, Bell, Ringer, queue_topic
-from engine_sqlite.choice import Choice
+from engine_sqlite.bell import COMMANDS, FOREVER, Bell, Ringer, listed, queue_topic
+from engine_sqlite.choice import LINES, Choice
 from engine_sqlite.clock import Clock
 from engine_sqlite.reading import read_deliveries
+from engine_sqlite.schema import DELAYED
 from engine_sqlite.session import Database, Session
 from engine_sqlite.settling import SettleLane, row_of
 
@@ -26,8 +29,8 @@ REMEMBERED = 3600.0
 TIDY_EVERY = 60.0
 """Seconds between two looks for what can be forgotten."""
 EXPIRED_AT_ONCE = 2000
-_MOMENT = """
-SELECT (SELECT number FROM worker WHERE id = ?), (SELECT min(due) FROM message WHERE state = 1)
+_LOOK = f"""
+SELECT (SELECT number FROM worker WHERE id = ?), (SELECT min(due) FROM message WHERE state = {DELAYED}), ({LINES})
 """
 
 
@@ -52,6 +55,8 @@ class SqliteConsumer(Consumer):
         self._looked = 0.0
         self._tidied = 0.0
         self._average = 1024.0
+        # Claim numbers need no more than never to meet again: 62 random bits, and no counter to write.
+        self._random = random.Random(secrets.randbits(128))
 
     def fetch(self, limit: int, timeout: float) -> Sequence[Delivery]:
         """See `Consumer.fetch`."""
@@ -93,7 +98,7 @@ class SqliteConsumer(Consumer):
             members.give_back(connection, returned)
             queues = {seq: queue for seq, claim, queue in mine if claim in keep}
             deliveries = read_deliveries(connection, [*queues], queues, now)
-            waiting = Ringer.listed(connection, (COMMANDS,), now) if returned else "[]"
+            waiting = listed(connection, (COMMANDS,), now) if returned else "[]"
         self._ringer.ring(waiting)
         return Reconciled([*(keep - {claim for _, claim, _ in mine})], deliveries, len(returned))
 
@@ -126,7 +131,7 @@ class SqliteConsumer(Consumer):
                 members.leave(connection, self._worker)
                 if self._bell is not None:
                     self._bell.strike(connection)
-                waiting = Ringer.listed(connection, (COMMANDS,), self._clock.now())
+                waiting = listed(connection, (COMMANDS,), self._clock.now())
             self._ringer.ring(waiting)
         finally:
             self._settle_lane.close()
@@ -150,25 +155,27 @@ class SqliteConsumer(Consumer):
     def _take(self, limit: int) -> list[Delivery]:
         if limit <= 0:
             return []
+        limit = min(limit, max(1, int(BYTES_AT_ONCE / self._average)))
         now = self._clock.now()
         with self._session.write() as connection:
-            number, self._next_due = connection.execute(_MOMENT, (self._worker.id,)).fetchone()
+            looked = self._worker.id, *self._choice.parameters(limit)
+            number, due, lines = connection.execute(_LOOK, looked).fetchone()
+            if due is not None and due <= now:
+                messages.promote(connection, now)
+                number, due, lines = connection.execute(_LOOK, looked).fetchone()
+            self._next_due = due
             if number is None:  # taken for dead, and back: what is claimed from here on must have an owner
                 number = self._join(connection, now)
-            if self._next_due is not None and self._next_due <= now:
-                messages.promote(connection, now)
-                self._next_due = connection.execute(_MOMENT, (self._worker.id,)).fetchone()[1]
-            return self._claim(connection, number, limit, now)
+            chosen = self._choice.choose(lines, looked[1], limit)
+            return self._claim(connection, number, chosen, now) if chosen else []
 
-    def _claim(self, connection: sqlite3.Connection, number: int, limit: int, now: float) -> list[Delivery]:
-        most = max(1, int(BYTES_AT_ONCE / self._average))
-        chosen = self._choice.choose(connection, min(limit, most))
-        if not chosen:
-            return []
+    def _claim(
+        self, connection: sqlite3.Connection, number: int, chosen: list[tuple[int, int]], now: float
+    ) -> list[Delivery]:
         rows = [seq for seq, _ in chosen]
-        messages.claim(connection, rows, number)
-        queues = self._choice.queues
-        deliveries = read_deliveries(connection, rows, {seq: queues[queue] for seq, queue in chosen}, now)
+        messages.claim(connection, rows, number, self._random.getrandbits(62))
+        names = self._choice.queues
+        deliveries = read_deliveries(connection, rows, {seq: names[queue] for seq, queue in chosen}, now)
         self._average = max(1024.0, sum(len(delivery.body) for delivery in deliveries) / len(deliveries))
         return deliveries
 
@@ -209,7 +216,7 @@ class SqliteConsumer(Consumer):
         now = self._clock.now()
         with self._session.write() as connection:
             taken = members.take_over(connection, id, beat, limits, now)
-            waiting = Ringer.listed(connection, (COMMANDS,), now)
+            waiting = listed(connection, (COMMANDS,), now)
         self._ringer.ring(waiting)
         return taken
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.contract import Batch, DeadLetter, Envelope
+from engine_sqlite.bell import COMMANDS, LISTED, RESULTS, listed_parameters, queue_topic
 from engine_sqlite.rows import as_json, insert_rows
 from engine_sqlite.schema import CLAIMED, DELAYED, READY
 
@@ -16,6 +17,9 @@ PROMOTED_AT_ONCE = 2000
 _NEVER = 1e15
 _TAKE_NUMBERS = """
 UPDATE tick SET n = max(n, coalesce((SELECT max(seq) FROM message), 0)) + ? RETURNING n
+"""
+_TAKE_NUMBERS_AND_LISTED = f"""
+UPDATE tick SET n = max(n, coalesce((SELECT max(seq) FROM message), 0)) + ? RETURNING n, ({LISTED})
 """
 _PUBLISH = "INSERT INTO message (seq, id, queue, priority, state, place, due, deliveries, body)"
 _PROMOTE = f"""
@@ -29,7 +33,7 @@ WHERE message.seq = soonest.seq
 _CLAIM = f"UPDATE message SET state = {CLAIMED}, owner = ?, claim = ? WHERE seq IN (SELECT value FROM json_each(?))"
 _DELETE = "DELETE FROM message WHERE seq IN (SELECT value FROM json_each(?))"
 _HELD = f"""
-SELECT coalesce(group_concat(seq || ':' || claim), '') FROM message
+SELECT coalesce(group_concat(seq || ':' || claim), ''), ({LISTED}), ({LISTED}) FROM message
 WHERE seq IN (SELECT value FROM json_each(?)) AND state = {CLAIMED}
     AND owner = (SELECT number FROM worker WHERE worker.id = ?)
 """
@@ -73,9 +77,13 @@ def is_new(connection: sqlite3.Connection, batch: Batch, now: float) -> bool:
     return done.rowcount > 0
 
 
-def publish(connection: sqlite3.Connection, envelopes: Sequence[Envelope], now: float) -> None:
-    """Adds messages, but those whose id is alive."""
-    number = take_numbers(connection, len(envelopes))
+def publish(connection: sqlite3.Connection, envelopes: Sequence[Envelope], now: float) -> str:
+    """Adds messages, but those whose id is alive; returns the bells of who waits for them."""
+    topics = {queue_topic(envelope.queue) for envelope in envelopes}
+    number, waiting = connection.execute(
+        _TAKE_NUMBERS_AND_LISTED, (len(envelopes), *listed_parameters(topics, now))
+    ).fetchone()
+    number -= len(envelopes)
     rows: list[tuple[Any, ...]] = []
     for envelope in envelopes:
         number += 1
@@ -84,6 +92,7 @@ def publish(connection: sqlite3.Connection, envelopes: Sequence[Envelope], now: 
         state = READY if due is None else DELAYED
         rows.append((number, envelope.id, envelope.queue, priority, state, number, due, 1, envelope.body))
     insert_rows(connection, _PUBLISH, "ON CONFLICT (id) DO NOTHING", rows)
+    return str(waiting)
 
 
 def promote(connection: sqlite3.Connection, now: float) -> None:
@@ -91,17 +100,17 @@ def promote(connection: sqlite3.Connection, now: float) -> None:
     connection.execute(_PROMOTE, (take_numbers(connection, PROMOTED_AT_ONCE), now))
 
 
-def claim(connection: sqlite3.Connection, rows: Iterable[int], owner: int) -> int:
-    """Claims messages for a worker; returns the number that the claims carry."""
-    number = take_numbers(connection, 1) + 1
+def claim(connection: sqlite3.Connection, rows: Iterable[int], owner: int, number: int) -> None:
+    """Claims messages for a worker, under a number that was never used before."""
     connection.execute(_CLAIM, (owner, number, as_json(rows)))
-    return number
 
 
-def held(connection: sqlite3.Connection, rows: Iterable[int], worker: str) -> set[bytes]:
-    """Returns the claims that a worker has on these messages."""
-    text: str = connection.execute(_HELD, (as_json(rows), worker)).fetchone()[0]
-    return set(text.encode().split(b",")) if text else set()
+def held(connection: sqlite3.Connection, rows: Iterable[int], worker: str, now: float) -> tuple[set[bytes], str, str]:
+    """Returns the claims that a worker has on these messages, and the bells of all consumers and of who waits for a
+    result."""
+    consumers, clients = listed_parameters((COMMANDS,), now), listed_parameters((RESULTS,), now)
+    text, awake, waiting = connection.execute(_HELD, (*consumers, *clients, as_json(rows), worker)).fetchone()
+    return set(text.encode().split(b",")) if text else set(), awake, waiting
 
 
 def delete(connection: sqlite3.Connection, rows: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from engine.contract import Record, ResultBackend
 from engine_sqlite import records as kept
-from engine_sqlite.bell import RESULTS, Bell, Ringer
+from engine_sqlite.bell import RESULTS, Bell, Ringer, listed
 from engine_sqlite.clock import Clock
 from engine_sqlite.session import Database, Session, checked
 
@@ -29,6 +29,7 @@ class SqliteResults(ResultBackend):
         self.database = Database(url, "results", options)
         self._session = Session(self.database)
         self._ringer = Ringer(self._session)
+        self._keeper = kept.Keeper(expires)
         self._clock = Clock()
         self._bell: Bell | None = None
         self._listed_until = 0.0
@@ -40,9 +41,9 @@ class SqliteResults(ResultBackend):
         now = self._clock.now()
         waiting = "[]"
         with self._session.write() as connection:
-            kept.store(connection, records, now, self.expires)
+            self._keeper.store(connection, records, now)
             if kept.has_final(records):
-                waiting = Ringer.listed(connection, (RESULTS,), now)
+                waiting = listed(connection, (RESULTS,), now)
         self._ringer.ring(waiting)
 
     def get(self, ids: Sequence[str]) -> Mapping[str, Record]:

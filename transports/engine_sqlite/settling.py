@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from engine.contract import Again, Dead, Envelope, Record, Release, Settlement
 from engine_sqlite import messages
 from engine_sqlite import records as kept
-from engine_sqlite.bell import COMMANDS, RESULTS, Ringer
+from engine_sqlite.bell import Ringer
 from engine_sqlite.clock import Clock
 from engine_sqlite.session import Database, Session
 
@@ -22,14 +22,14 @@ class SettleLane:
         self._ringer = Ringer(self._session)
         self._clock = Clock()
         self._worker = worker
-        self._expires = expires
+        self._keeper = kept.Keeper(expires) if expires is not None else None
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bytes]:
         """Carries out settlements and returns the claims that were stale."""
         rows = [row_of(settlement.claim) for settlement in settlements]
         now = self._clock.now()
         with self._session.write() as connection:
-            held = messages.held(connection, filter(None, rows), self._worker)
+            held, consumers, clients = messages.held(connection, filter(None, rows), self._worker, now)
             plan = _Plan()
             for row, settlement in zip(rows, settlements, strict=True):
                 if row is not None and settlement.claim in held:
@@ -37,9 +37,11 @@ class SettleLane:
                     plan.add(row, settlement)
                 else:
                     plan.stale.append(settlement.claim)
-            topics = self._carry_out(connection, plan, now)
-            waiting = Ringer.listed(connection, topics, now) if topics else "[]"
-        self._ringer.ring(waiting)
+            self._carry_out(connection, plan, now)
+        if plan.released or plan.again:
+            self._ringer.ring(consumers)
+        if self._keeper is not None and kept.has_final(plan.records):
+            self._ringer.ring(clients)
         return plan.stale
 
     def close(self) -> None:
@@ -47,19 +49,15 @@ class SettleLane:
         self._session.close()
         self._ringer.close()
 
-    def _carry_out(self, connection: sqlite3.Connection, plan: _Plan, now: float) -> list[str]:
+    def _carry_out(self, connection: sqlite3.Connection, plan: _Plan, now: float) -> None:
         if plan.buried:
             messages.copy_to_dead(connection, json.dumps(plan.buried), now)
         messages.delete(connection, plan.ended)
         messages.release(connection, plan.released)
         if plan.again:
             messages.publish(connection, plan.again, now)
-        topics = [COMMANDS] if plan.released or plan.again else []
-        if self._expires is not None and plan.records:
-            kept.store(connection, plan.records, now, self._expires)
-            if kept.has_final(plan.records):
-                topics.append(RESULTS)
-        return topics
+        if self._keeper is not None and plan.records:
+            self._keeper.store(connection, plan.records, now)
 
 
 class _Plan:

@@ -19,7 +19,7 @@ from engine.contract import (
     Worker,
 )
 from engine_sqlite import messages
-from engine_sqlite.bell import COMMANDS, Ringer, queue_topic
+from engine_sqlite.bell import COMMANDS, Ringer, listed
 from engine_sqlite.clock import Clock
 from engine_sqlite.consumer import SqliteConsumer
 from engine_sqlite.results import SqliteResults
@@ -69,9 +69,7 @@ class SqliteTransport(Transport):
         with self._session.write() as connection:
             if batch is not None and not messages.is_new(connection, batch, now):
                 return
-            messages.publish(connection, envelopes, now)
-            topics = {queue_topic(envelope.queue) for envelope in envelopes}
-            waiting = Ringer.listed(connection, topics, now)
+            waiting = messages.publish(connection, envelopes, now)
         self._ringer.ring(waiting)
 
     def consume(self, queues: Sequence[str], worker: Worker) -> Consumer:
@@ -148,7 +146,7 @@ class SqliteTransport(Transport):
         now = self._clock.now()
         with self._session.write() as connection:
             replayed = messages.replay(connection, json.dumps([*ids]), len(ids))
-            waiting = Ringer.listed(connection, (COMMANDS,), now)
+            waiting = listed(connection, (COMMANDS,), now)
         self._ringer.ring(waiting)
         return replayed
 
@@ -172,7 +170,7 @@ class SqliteTransport(Transport):
         now = self._clock.now()
         with self._session.write() as connection:
             connection.execute(statement, (queue,))
-            waiting = Ringer.listed(connection, (COMMANDS,), now)
+            waiting = listed(connection, (COMMANDS,), now)
         self._ringer.ring(waiting)
 
     def broadcast(self, command: bytes) -> None:
@@ -180,7 +178,7 @@ class SqliteTransport(Transport):
         now = self._clock.now()
         with self._session.write() as connection:
             connection.execute("INSERT INTO command (at, body) VALUES (?, ?)", (now, command))
-            waiting = Ringer.listed(connection, (COMMANDS,), now)
+            waiting = listed(connection, (COMMANDS,), now)
         self._ringer.ring(waiting)
 
     def check(self) -> Sequence[str]:
