@@ -6,6 +6,7 @@ on; then sleep until the next deadline or event. Nothing here waits for a socket
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -79,6 +80,10 @@ class Supervisor:
         """Runs the engine until it has shut down; returns the exit status."""
         spawn.become_subreaper()
         self.inbox = Inbox()
+        # What is here now is here for good. A collection that walked over it would write to every page of it, and so
+        # end its sharing with the processes forked from this one.
+        gc.collect()
+        gc.freeze()
         while self.status is None:
             self._hear_signals()
             self._reap()
