@@ -40,6 +40,7 @@ class Outcomes:
         self._worker = worker
         self._items: list[Item] = []
         self._ended = 0
+        self._replaying = False
         self._stacks: dict[int, tuple[Entry, wire.Stack]] = {}
         """By slot: where the run in hand was at its soft limit."""
         self._searches: list[tuple[Search, Entry | None]] = []
@@ -57,8 +58,10 @@ class Outcomes:
         self._searches.append((Search(desk.crew, desk.handoff.inflight), None))
         # The board before the sockets: what is on it now is in a socket later, not the other way round.
         self.adopt_runs()
+        self._replaying = True
         for journal in self.journals:
             self._replay(journal)
+        self._replaying = False
         self.flush()
 
     def adopt_runs(self) -> None:
@@ -191,6 +194,7 @@ class Outcomes:
                 started=outcome.started,
                 outcome=outcome,
                 sequence=sequence,
+                replayed=self._replaying,
             )
         )
 
@@ -240,6 +244,7 @@ class Outcomes:
                 started=True,
                 end=end,
                 sequence=death.sequence,
+                replayed=self._replaying,
             )
         )
         self._run_hooks(held, end)

@@ -39,6 +39,7 @@ class Item:
         "outcome",
         "publishes",
         "record",
+        "replayed",
         "sequence",
         "settlement",
         "started",
@@ -58,6 +59,7 @@ class Item:
         outcome: wire.Outcome | None = None,
         end: End | None = None,
         sequence: int = 0,
+        replayed: bool = False,
         then: Callable[[bool], None] | None = None,
     ) -> None:
         self.task = task
@@ -74,6 +76,8 @@ class Item:
         """As the dispatcher found it, or None."""
         self.sequence = sequence
         """Of the run, if there was one."""
+        self.replayed = replayed
+        """Found by a dispatcher that replaces another, which may have settled it."""
         self.then = then
         """Called in the main lane when this is settled, with whether the claim was stale."""
         self.publishes = outcome.publishes if outcome is not None else () if end is None else end.publishes
@@ -149,7 +153,9 @@ class Settler:
 
 
 def _log_stale(item: Item) -> None:
-    if item.started:
+    if item.replayed:
+        log.debug("settled before, by the dispatcher that died: %s %s", item.task, item.id)
+    elif item.started:
         log.warning(
             "task lost its claim: %s %s ran here but is another worker's now; its end was refused", item.task, item.id
         )
