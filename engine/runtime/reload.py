@@ -33,10 +33,18 @@ class Reload:
         self._asked = False
         self._trial: Generation | None = None
         self._said_waiting = False
+        self._outcome = "none"
+        self._why = ""
 
     def ask(self) -> None:
         """Asks for a reload."""
         self._asked = True
+        self._outcome, self._why = "asked", ""
+
+    @property
+    def outcome(self) -> dict[str, str]:
+        """Says how the latest reload went: "none", "asked", "done" or "failed", and why it failed."""
+        return {"state": self._outcome, "why": self._why}
 
     def advance(self, now: float) -> None:
         """Moves on: starts what was asked for, and retires the old when the new is ready."""
@@ -55,7 +63,7 @@ class Reload:
         trial, self._trial = self._trial, None
         if trial is None:
             return
-        log.error("reload failed, the old code keeps running: %s", why)
+        self._refuse("reload failed, the old code keeps running", why)
         trial.phase = Phase.RETIRED
         trial.template.dismiss()
         trial.shut()
@@ -71,17 +79,21 @@ class Reload:
         try:
             new = supervisor.config.reread()
         except ConfigError as error:
-            log.error("reload refused, the old settings keep running: %s", error)
+            self._refuse("reload refused, the old settings keep running", str(error))
             return
         fixed = [key for key in config.changed(supervisor.config.settings, new.settings) if key.startswith(_FIXED)]
         if fixed:
-            log.error("reload refused: restart needed for a changed %s", ", ".join(fixed))
+            self._refuse("reload refused", f"restart needed for a changed {', '.join(fixed)}")
             return
         supervisor.config = new
         self._trial = supervisor.new_generation(supervisor.generations[-1].number + 1)
         self._said_waiting = False
         supervisor.generations.append(self._trial)
         log.info("reload: importing the app as generation %d", self._trial.number)
+
+    def _refuse(self, what: str, why: str) -> None:
+        self._outcome, self._why = "failed", why
+        log.error("%s: %s", what, why)
 
     def _watch(self, trial: Generation) -> None:
         pool = self._supervisor.pool
@@ -97,6 +109,7 @@ class Reload:
     def _finish(self, trial: Generation) -> None:
         supervisor = self._supervisor
         self._trial = None
+        self._outcome = "done"
         supervisor.dispatcher.tell(control.Reconfigure(config.dump(supervisor.config.settings)))
         supervisor.activate(trial)
         for generation in supervisor.generations:

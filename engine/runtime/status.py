@@ -59,6 +59,7 @@ def status(supervisor: Supervisor) -> Answer:
         "uptime": time.monotonic() - supervisor.started_at,
         "concurrency": supervisor.pool.concurrency,
         "queues": settings.worker.queues,
+        "reload": supervisor.reload.outcome,
         "broker": redact(settings.broker.url or ""),
         "processes": [
             {

@@ -144,11 +144,36 @@ def test_status_as_json(engine: Engine, running: StandIn) -> None:
     assert engine("status", "--json").json == {key: value for key, value in STATUS.items() if key != "ok"}
 
 
-def test_reload(engine: Engine, running: StandIn) -> None:
+def test_reload_that_is_not_waited_for(engine: Engine, running: StandIn) -> None:
     running.answers["reload"] = {"ok": True, "pid": 11}
-    ended = engine("reload")
+    ended = engine("reload", "--no-wait")
     assert (ended.status, running.asked) == (0, ["reload"])
     assert "reloads (pid 11)" in ended.err
+
+
+def test_reload_returns_when_the_new_code_has_taken_over(engine: Engine, running: StandIn) -> None:
+    states = iter(["asked", "asked", "done"])
+    running.answers["reload"] = {"ok": True, "pid": 11}
+    running.answers["status"] = lambda: {**STATUS, "reload": {"state": next(states), "why": ""}}
+    ended = engine("reload")
+    assert (ended.status, ended.err) == (0, "engine reloaded\n")
+    assert running.asked == ["reload", "status", "status", "status"]
+
+
+def test_reload_says_why_the_old_code_keeps_running(engine: Engine, running: StandIn) -> None:
+    running.answers["reload"] = {"ok": True, "pid": 11}
+    running.answers["status"] = {**STATUS, "reload": {"state": "failed", "why": "tasks.py:3: NameError: x"}}
+    ended = engine("reload")
+    assert ended.status == 1
+    assert ended.err == "engine: the reload failed, the old code keeps running: tasks.py:3: NameError: x\n"
+
+
+def test_reload_that_takes_too_long(engine: Engine, running: StandIn) -> None:
+    running.answers["reload"] = {"ok": True, "pid": 11}
+    running.answers["status"] = {**STATUS, "reload": {"state": "asked", "why": ""}}
+    ended = engine("reload", "--timeout", "0.1s")
+    assert ended.status == 1
+    assert "has not ended within 100ms" in ended.err
 
 
 def test_what_the_engine_refuses_is_told(engine: Engine, running: StandIn) -> None:

@@ -43,6 +43,8 @@ def test_code_that_does_not_import_changes_nothing_and_the_log_says_why(up):
     engine.signal(signal.SIGHUP)
     wait_for(lambda: "the old code keeps running" in engine.log, "the reload to fail")
     assert "nonsense_that_is_not_defined" in engine.log
+    assert engine.status()["reload"]["state"] == "failed"
+    assert "nonsense_that_is_not_defined" in engine.status()["reload"]["why"]
     assert up.get("version") == 1
     assert {row["pid"] for row in engine.children()} == before
     edit(up, "VERSION = nonsense_that_is_not_defined", "VERSION = 3")
