@@ -36,7 +36,11 @@ class Decorate(Protocol):
 
 
 class DecorateBound(Protocol):
-    """What ``@app.task(bind=True, ...)`` returns: the function's first parameter is the task."""
+    """What ``@app.task(bind=True, ...)`` returns: the function's first parameter is the task.
+
+    Of a function with ``**kwargs`` a type checker takes the first parameter off only when it is positional-only:
+    ``def work(self: Task[..., Any], /, **kwargs: str)``.
+    """
 
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...

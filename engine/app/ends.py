@@ -15,9 +15,10 @@ from engine.app import failures, links
 from engine.app.wire import TaskInfo
 from engine.contract.message import Envelope, Message
 from engine.contract.results import FAILURE, REVOKED, Body, Failure, Record
-from engine.contract.transport import Ack, Dead, Release, Settlement
+from engine.contract.transport import Ack, Dead, Found, Release, Settlement
 from engine.errors import (
     MemoryLimitExceeded,
+    MessageError,
     NotRegistered,
     TaskRevokedError,
     TimeLimitExceeded,
@@ -36,14 +37,6 @@ class Held(Protocol):
     def deliveries(self) -> int: ...
     @property
     def crashes(self) -> int: ...
-
-
-class Removed(msgspec.Struct, frozen=True):
-    """In place of a delivery, for a message that was taken out of its queue."""
-
-    claim: bytes = b""
-    deliveries: int = 1
-    crashes: int = 0
 
 
 class End(msgspec.Struct, frozen=True):
@@ -157,6 +150,17 @@ def crash_record(message: Message, deliveries: int, reason: str) -> Record:
     return Record(message.id, FAILURE, message.sent, message.retries, deliveries, body, final=True)
 
 
+def removed(found: Found) -> Record | None:
+    """Returns the REVOKED record of a message that ``Transport.revoke`` took out of its queue; None for one that cannot
+    be read."""
+    try:
+        message = Message.decode(found.body)
+    except MessageError:
+        return None
+    body = body_of(message, REVOKED, failures.describe(TaskRevokedError("revoked")))
+    return Record(message.id, REVOKED, message.sent, message.retries, _LAST, body, final=True)
+
+
 def body_of(
     message: Message,
     state: str,
@@ -214,3 +218,5 @@ def _dead(message: Message, held: Held, error: Exception, reason: str) -> End:
 
 
 _UNKNOWN = TaskInfo("")
+_LAST = 2**31 - 1
+"""Deliveries of a record that nothing else of its run may overwrite, as its message is gone."""

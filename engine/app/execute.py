@@ -60,7 +60,8 @@ def execute(app: Engine, task: Task[..., Any], message: Message, run: Run) -> Ou
     except BaseException as error:
         log.critical("%s[%s]: the engine failed to run it", task.name, message.id, exc_info=True)
         run.tainted = "the engine failed to run a task"
-        outcome = _outcome_of(message, run, ends.failed(message, run, task.info, error, worker=run.worker), started)
+        end = ends.failed(message, run, task.info, error, worker=run.worker)
+        outcome = _outcome_of(task, message, run, end, started)
     finally:
         current.reset(token)
     if task.hooks:
@@ -136,7 +137,7 @@ class _Execution:
             if run.is_eager or not ends.ignores_result(message, self.info):
                 record = self._success_record(value, runtime)
             else:
-                record = ends.nothing_kept(message, run) if self.request.emitted else None
+                record = self._removal()
             if message.link:
                 publishes = links.after_success(message, value)
         except SerializationError as error:
@@ -191,7 +192,7 @@ class _Execution:
         if isinstance(error, Retry):
             return self._retried(error)
         if isinstance(error, Ignore):
-            return self._settled(Ack(self.run.claim), "", "ignored")
+            return self._settled(Ack(self.run.claim, self._removal()), "", "ignored")
         if isinstance(error, Reject):
             return self._rejected(error)
         if self.task.retries_on(error):
@@ -216,7 +217,7 @@ class _Execution:
         error = plan.error or Retry(f"retry {plan.message.retries}")
         text = failures.traceback_text(error) if plan.error is not None else None
         failure = failures.describe(error)
-        record = None
+        record = self._removal()
         if not ends.ignores_result(message, self.info) or run.is_eager:
             runtime = time.monotonic() - self.started
             body = ends.body_of(message, RETRY, failure, run.worker, runtime, text, None, self.request.children)
@@ -261,7 +262,7 @@ class _Execution:
             runtime=time.monotonic() - self.started,
             traceback=text,
             children=self.request.children,
-            emitted=self.request.emitted,
+            emitted=self.request.emitted or run.deliveries > 1,
         )
 
     def _unserialisable(self, error: SerializationError) -> Outcome:
@@ -282,11 +283,22 @@ class _Execution:
             self._after_return(REVOKED, None, None)
         else:
             end = ends.shutdown(self.message, self.run, self.info, worker=self.run.worker)
+            if isinstance(end.settlement, Release):
+                settlement = msgspec.structs.replace(end.settlement, record=self._removal())
+                end = msgspec.structs.replace(end, settlement=settlement)
         if end.state == FAILURE:
             lost = WorkerLostError("shutdown")
             self.failure_hooks(FAILURE, lost, ExceptionInfo(lost, ""))
         log.info("%s[%s] was interrupted: %s", self.task.name, self.message.id, reason)
         return self._end(end)
+
+    def _removal(self) -> Record | None:
+        """What removes the states that the task itself wrote, in this run or an earlier delivery, if its result is not
+        to be kept."""
+        if not ends.ignores_result(self.message, self.info) or self.run.is_eager:
+            return None
+        is_written = self.request.emitted or self.run.deliveries > 1
+        return ends.nothing_kept(self.message, self.run) if is_written else None
 
     def _log_failure(self, error: BaseException, text: str) -> None:
         task, message = self.task, self.message
@@ -314,7 +326,7 @@ class _Execution:
             log.exception("%s[%s]: its %s raised", self.task.name, self.message.id, name)
 
     def _end(self, end: ends.End, started: bool = True) -> Outcome:
-        return _outcome_of(self.message, self.run, end, self.started, started)
+        return _outcome_of(self.task, self.message, self.run, end, self.started, started)
 
     def _settled(self, settlement: Settlement, state: str, reason: str) -> Outcome:
         return self._end(ends.End(settlement, state, reason))
@@ -344,12 +356,14 @@ def _record(end: ends.End) -> Record | None:
     return end.settlement.record
 
 
-def _outcome_of(message: Message, run: Run, end: ends.End, started_at: float, started: bool = True) -> Outcome:
+def _outcome_of(
+    task: Task[..., Any], message: Message, run: Run, end: ends.End, started_at: float, started: bool = True
+) -> Outcome:
     return Outcome(
         sequence=run.sequence,
         generation=run.generation,
         id=message.id,
-        task=message.task,
+        task=task.name,
         queue=run.queue,
         settlement=end.settlement,
         state=end.state,

@@ -188,8 +188,10 @@ def _converted(name: str, converter: Converter, value: Any) -> Any:
     try:
         return converter(value)
     except ValueError as error:
-        error.add_note(f"in argument {name!r}")
-        raise
+        # What a model says of its data is the cause of what msgspec says.
+        told = error.__cause__ if isinstance(error.__cause__, ValueError) else error
+        told.add_note(f"in argument {name!r}")
+        raise told from None
 
 
 def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:

@@ -8,22 +8,19 @@ from collections.abc import Sequence
 from engine.app import commands, ends
 from engine.app.client import Client
 from engine.app.relay import RelayResults
-from engine.contract.message import Message
-from engine.contract.results import REVOKED, Record
+from engine.contract.results import Record
 from engine.contract.transport import Found, Transport
-from engine.errors import ConfigError, MessageError, TransportError
+from engine.errors import ConfigError, TransportError
 
 _KEPT = 30 * 86400.0
 """Seconds for which a revocation is remembered at least: a task may be scheduled that far ahead."""
-_LAST = 2**31 - 1
-"""Deliveries of a record that nothing of the same run may overwrite: the message is gone."""
 
 
 def revoke(client: Client, ids: Sequence[str], terminate: bool, expires: float) -> None:
     """Revokes tasks by their ids. Raises BrokerUnavailable; TransportError where the broker cannot record it."""
     until = time.time() + max(_KEPT, expires)
     found = client.broker(lambda transport: _revoke(transport, list(ids), until, terminate))
-    records = [record for message in found if (record := _record(message)) is not None]
+    records = [record for message in found if (record := ends.removed(message)) is not None]
     if records:
         _store(client, records)
 
@@ -35,15 +32,6 @@ def _revoke(transport: Transport, ids: list[str], until: float, terminate: bool)
     if transport.capabilities.broadcasts:
         transport.broadcast(commands.encode(commands.Revoke(ids, terminate)))
     return found
-
-
-def _record(found: Found) -> Record | None:
-    try:
-        message = Message.decode(found.body)
-    except MessageError:
-        return None
-    end = ends.revoked(message, ends.Removed())
-    return Record(message.id, REVOKED, message.sent, message.retries, _LAST, end.body, final=True)
 
 
 def _store(client: Client, records: list[Record]) -> None:

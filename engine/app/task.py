@@ -55,7 +55,26 @@ class Task(Generic[P, R]):
     """
 
     name: str
+    """Its name on the wire."""
     __name__: str
+    aliases: tuple[str, ...]
+    """Former names that it still answers to."""
+    bind: bool
+    """Is the task the first argument of its function?"""
+    function: Callable[..., Any]
+    """The function as it was decorated."""
+    run: Callable[..., Any]
+    """The function, with the task as its first argument if it is bound."""
+    is_async: bool
+    """Is it an ``async def``?"""
+    hooks: frozenset[str]
+    """The names of the hooks that its class defines."""
+    section: TaskSection
+    """Those of the decorator's options that ``[tasks]`` also has."""
+    code: CodeOptions
+    """Those of the decorator's options that only code has."""
+    parameters: Parameters
+    """What the function takes."""
 
     if TYPE_CHECKING:
         # The options as they hold now; read through __getattr__.
@@ -100,7 +119,7 @@ class Task(Generic[P, R]):
         self.is_async = inspect.iscoroutinefunction(function)
         self.hooks = frozenset(name for name in HOOKS if getattr(type(self), name) is not getattr(Task, name))
         self.parameters = Parameters(function, definition.bind)
-        self.run: Callable[..., Any] = functools.partial(function, self) if definition.bind else function
+        self.run = functools.partial(function, self) if definition.bind else function
         self._body = self.run if type(self).__call__ is Task.__call__ else self.__call__
         self._app = app
         self.forget_options()

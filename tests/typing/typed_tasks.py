@@ -48,6 +48,18 @@ async def fetch_bound(self: Task[..., Any], url: str) -> bytes:
     return url.encode()
 
 
+@app.task(bind=True)
+def keywords(self: Task[..., Any], /, x: int, **others: str) -> int:
+    return x
+
+
+@shared_task(bind=True)
+async def async_keywords(self: Task[..., Any], /, **others: str) -> int:
+    return 1
+
+
+assert_type(keywords.delay(1, y="a").get(), int)
+assert_type(async_keywords.delay(y="a").get(), int)
 assert_type(add(1, 2), int)
 assert_type(add.delay(1, 2), AsyncResult[int])
 assert_type(add.delay(1, y=2).get(timeout=3), int)

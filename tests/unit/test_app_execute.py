@@ -21,7 +21,7 @@ from engine import (
     WorkerLostError,
     states,
 )
-from engine.contract import Ack, Again, Body, Dead, Release
+from engine.contract import Ack, Again, Body, Dead, Record, Release
 
 
 def body(outcome: Any) -> Body:
@@ -216,6 +216,29 @@ def test_ignored_results_leave_nothing(bench: Bench) -> None:
     assert result.state == states.PENDING
 
 
+@pytest.mark.parametrize("end", ["retry", "ignore", "shutdown", "redelivered"])
+def test_no_state_outlives_a_task_whose_result_is_ignored(bench: Bench, end: str) -> None:
+    run = FakeRun(deliveries=2 if end == "redelivered" else 1)
+
+    @bench.app.task(bind=True, ignore_result=True)
+    def silent(self: Any) -> None:
+        if end == "redelivered":
+            return
+        self.update_state("BUSY")
+        if end == "retry":
+            self.retry()
+        if end == "ignore":
+            raise Ignore
+        run.interrupted = "shutdown"
+
+    result = bench.app.AsyncResult(silent.delay().id)
+    if end == "redelivered":
+        bench.results.store([Record(result.id, "BUSY", 0.0, 0, 1, b'{"state":"BUSY","task":"t","date":1}')])
+        assert result.state == "BUSY"
+    bench.run(run)
+    assert result.state == states.PENDING
+
+
 def test_errors_are_stored_even_if_results_are_ignored(bench: Bench) -> None:
     @bench.app.task(ignore_result=True, store_errors_even_if_ignored=True)
     def fail() -> None:
@@ -291,7 +314,7 @@ def test_shutdown_releases_whatever_the_function_does(bench: Bench, then: str) -
 
     result = interrupted.delay()
     outcome = bench.run(run)
-    assert outcome.settlement == Release(b"claim", counts="nothing")
+    assert outcome.settlement == Release(b"claim", counts="nothing", record=None)
     assert result.state == states.PENDING
 
 

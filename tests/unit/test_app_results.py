@@ -304,6 +304,7 @@ def test_threads_wait_side_by_side(bench: Bench, task: Any, monkeypatch: pytest.
 def test_ends_of_removed_messages_can_be_found(bench: Bench, task: Any) -> None:
     task.delay(1)
     message = bench.transport.take()
-    end = ends.revoked(message, ends.Removed())
-    assert end.state == states.REVOKED
-    assert Found("x", "default", "ready").body == b""
+    record = ends.removed(Found(message.id, "default", "ready", body=message.encode()))
+    assert record is not None
+    assert (record.state, record.final, record.sent) == (states.REVOKED, True, message.sent)
+    assert ends.removed(Found("x", "default", "ready", body=b"broken")) is None
