@@ -119,3 +119,10 @@ def test_links_between_documents_lead_somewhere() -> None:
             if path and "://" not in path and not (document.parent / path).exists():
                 broken.append(f"{shown(document)}: {target}")
     assert broken == []
+
+
+@pytest.mark.parametrize("folder", ["transports", "plugins"])
+def test_every_package_is_in_the_list_of_its_folder(folder: str) -> None:
+    packages = {file.parent.name for file in (ROOT / folder).glob("*/__init__.py")}
+    text = (ROOT / folder / "README.md").read_text()
+    assert {name for name in packages if f"[{name}]({name})" not in text} == set()

@@ -48,9 +48,12 @@ def test_the_wheel_holds_exactly_the_packages(wheel: zipfile.ZipFile) -> None:
     info = f"prefork_engine-{PROJECT['version']}.dist-info"
     assert {name.split("/")[0] for name in names} == {*(package.name for package in PACKAGES), info}
     expected = {
-        str(file.relative_to(ROOT / package.parent)) for package in PACKAGES for file in (ROOT / package).rglob("*.py")
+        str(file.relative_to(ROOT / package.parent))
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
     }
-    assert {name for name in names if name.endswith(".py")} == expected
+    assert {name for name in names if not name.startswith(info)} == expected
     assert "engine/py.typed" in names
     assert f"{info}/licenses/LICENSE" in names
 
