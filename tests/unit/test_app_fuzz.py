@@ -38,8 +38,8 @@ with registry.isolated():
 
 @APP.task(bind=True, name="fuzzed")
 def fuzzed(
-    self: Any, /, a: int, b: Point | None = None, *rest: datetime, c: set[int] = frozenset(), **others: Any
-) -> Any:  # type: ignore[assignment]
+    self: Any, /, a: int, b: Point | None = None, *rest: datetime, c: set[int] | None = None, **others: Any
+) -> Any:
     return [a, b, rest, c, others]
 
 
