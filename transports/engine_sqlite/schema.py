@@ -87,22 +87,22 @@ CREATE INDEX result_expires ON result (expires);
 """
 
 
-def is_current(connection: sqlite3.Connection) -> bool:
-    """Says whether the file has this version's tables."""
-    return _pragma(connection, "user_version") == VERSION and _pragma(connection, "application_id") == APPLICATION
+def is_current(connection: sqlite3.Connection, path: str) -> bool:
+    """Says whether the file has this version's tables; False: it is empty. Raises ConfigError for another's file."""
+    if _pragma(connection, "application_id") != APPLICATION:
+        if _pragma(connection, "schema_version"):
+            raise ConfigError(f"{path} holds the tables of another program: name a file of its own for the engine")
+        return False
+    version = _pragma(connection, "user_version")
+    if version != VERSION:
+        raise ConfigError(f"{path} has the tables of version {version}, this engine those of {VERSION}: update it")
+    return True
 
 
 def create(connection: sqlite3.Connection, path: str) -> None:
-    """Creates the tables in an empty file. Runs inside a write transaction. Raises ConfigError for another's file."""
-    if is_current(connection):
+    """Creates the tables, unless another process just has. Runs inside a write transaction."""
+    if is_current(connection, path):
         return
-    if _pragma(connection, "application_id") == APPLICATION:
-        version = _pragma(connection, "user_version")
-        raise ConfigError(
-            f"{path} has the tables of version {version}, this engine those of version {VERSION}: update it"
-        )
-    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise ConfigError(f"{path} holds the tables of another program: name a file of its own for the engine")
     for statement in _TABLES.split(";\n"):
         if statement.strip():
             connection.execute(statement)

@@ -77,6 +77,8 @@ class Database:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        # First of all: the settings below change the file, and it may be another's.
+        is_current = schema.is_current(connection, self.path)
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise ConfigError(
@@ -92,7 +94,7 @@ class Database:
             "trusted_schema = OFF",
         ):
             connection.execute(f"PRAGMA {setting}").fetchall()
-        if schema.is_current(connection):
+        if is_current:
             return
         connection.execute("BEGIN IMMEDIATE")
         try:
