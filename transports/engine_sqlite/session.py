@@ -227,9 +227,8 @@ def checked(session: Session) -> list[str]:
     except TransportError as error:
         raise ConfigError(str(error)) from error
     if faults := [line for (line,) in checks if line != "ok"]:
-        raise ConfigError(
-            f"{path}: {faults[0]}: the file is damaged; restore a copy or move it away. Nothing was repaired"
-        )
+        fault = " ".join(faults[0].split())[:200]
+        raise ConfigError(f"{path} is damaged ({fault}): restore a copy or move it away. Nothing was repaired")
     return [*_notes_on(path)]
 
 
