@@ -33,6 +33,7 @@ from engine.contract.transport import Ack
 from engine.runtime import board as words
 from engine.runtime import control, dispatcher
 from engine.runtime.board import Board
+from engine.runtime.log import formatter
 
 T = TypeVar("T")
 DEADLINE = 10.0
@@ -305,7 +306,7 @@ class Rig:
         status = 70
         try:
             handler = logging.FileHandler(self.log_path)
-            handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+            handler.setFormatter(formatter("dispatcher", as_json=False))
             root = logging.getLogger()
             root.handlers[:] = [handler]
             root.setLevel("INFO")
@@ -322,6 +323,11 @@ class Rig:
 def message(id: str, task: str = "t.noop", **fields: Any) -> Message:
     """Returns a message."""
     return Message(version=1, id=id, task=task, sent=fields.pop("sent", 1000.0), **fields)
+
+
+def message_id(packet: wire.Handout) -> str:
+    """Returns the id of the task in a packet."""
+    return Message.decode(packet.body).id
 
 
 def success(message: Message, packet: wire.Handout) -> Record:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from dispatcher_rig import Rig, body_of, message, wait_for
+from dispatcher_rig import Rig, body_of, message, message_id, wait_for
 
 from engine.app import wire
 from engine.app.wire import TaskInfo
 from engine.contract.results import FAILURE
+from engine.contract.transport import Ack
 
 
 def test_a_crashed_task_runs_again_at_once_and_counts(rig: Rig) -> None:
@@ -20,8 +21,8 @@ def test_a_crashed_task_runs_again_at_once_and_counts(rig: Rig) -> None:
         child.ready()
     child.end(child.take())
     rig.wait_state("a", "SUCCESS")
-    assert rig.log.count("task lost: t.noop a") == 2
-    assert "it runs again (crash 2)" in rig.log
+    assert rig.log.count("task lost in child 0 (pid 4711): SIGKILL after it had started") == 2
+    assert "it runs again (crash 2) [t.noop a]" in rig.log
 
 
 def test_after_max_crashes_it_is_a_dead_letter(rig: Rig) -> None:
@@ -124,9 +125,29 @@ def test_hooks_of_a_task_whose_child_died_run_in_another(rig: Rig) -> None:
     record = rig.wait_state("a", FAILURE)
     assert (state, body) == (FAILURE, record.body)
     second.die(hooks)
-    rig.logged("hooks of t.hooked a: the child that ran them died")
+    rig.logged("hooks are lost: the child that ran them died: SIGKILL [t.hooked a]")
     wait_for(lambda: rig.unsettled_bytes(1) == 0, "the death to be consumed")
     assert rig.state("a") == FAILURE
+
+
+def test_a_child_cannot_end_what_it_does_not_run(rig: Rig) -> None:
+    rig.publish(message("a"), message("b"))
+    first, second = rig.children
+    one, other = first.take(), second.take()
+    first.end(one, Ack(other.claim))
+    rig.logged("child 0 reported the end of what it did not run")
+    assert rig.place(message_id(other)) == "claimed"
+    assert first.take().crashes == 1
+
+
+def test_a_packet_that_cannot_be_read_is_dropped(rig: Rig) -> None:
+    child = rig.children[0]
+    child.link.send(b"\x07nonsense")
+    rig.logged("child 0 sent what cannot be read")
+    rig.publish(message("a"))
+    child.end(child.take())
+    rig.wait_state("a", "SUCCESS")
+    wait_for(lambda: rig.unsettled_bytes() == 0, "both packets to be consumed")
 
 
 def test_link_error_is_published_for_it(rig: Rig) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from dispatcher_rig import Rig, body_of, message, pending, wait_for
+from dispatcher_rig import Rig, body_of, message, message_id, pending, wait_for
 
 from engine.contract import Record, Worker
 from engine.contract.transport import Ack
@@ -67,7 +67,7 @@ def test_what_is_no_longer_claimed_is_dropped_and_what_runs_is_refused(rig: Rig)
     rig.served.fault = lambda method, args: None
     rig.compared(before + 1)
     child.end(packet)
-    rig.logged("task lost its claim: t.noop a")
+    rig.logged("task ran here but is another worker's now: its end was refused [t.noop a]")
     assert rig.take(timeout=0.1) is None
     assert rig.state("a") is None
     wait_for(lambda: rig.unsettled_bytes() == 0, "the packet to be consumed")
@@ -94,6 +94,27 @@ def test_ends_wait_for_the_result_backend(make_rig: Callable[..., Rig]) -> None:
     rig.served.fault = lambda method, args: None
     rig.wait_state("a", "SUCCESS")
     rig.wait_place("a", None)
+
+
+def test_outcomes_stay_in_their_sockets_when_too_much_waits(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.runtime.desk.UNSETTLED_BYTES", 1000)
+    rig = make_rig().start()
+    rig.publish(*[message(f"m{n}") for n in range(8)])
+    child = rig.children[0]
+    packets = [child.take(), rig.children[1].take()]
+    rig.served.fault = lambda method, args: GONE if method == "settle" else None
+    for packet in packets:
+        record = Record(message_id(packet), "SUCCESS", 1000.0, 0, 1, b"x" * 3000, final=True)
+        child.end(packet, Ack(packet.claim, record))
+    rig.logged("broker: served: connection refused")
+    assert rig.take(timeout=0.3) is None
+    rig.served.fault = lambda method, args: None
+    for packet in packets:
+        rig.wait_state(message_id(packet), "SUCCESS")
+    child.end(child.take())
+    wait_for(lambda: rig.unsettled_bytes() == 0, "all packets to be consumed")
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -160,7 +181,7 @@ def test_at_the_end_what_cannot_be_settled_is_named(rig: Rig, monkeypatch: pytes
     rig.served.fault = lambda method, args: GONE
     child.end(packet)
     assert rig.finish() == 1
-    assert "not settled, as the broker cannot be reached: t.noop a" in rig.log
+    assert "not settled, as the broker cannot be reached [t.noop a]" in rig.log
     assert rig.place("a") == "claimed"
 
 
