@@ -12,7 +12,6 @@ Surprising facts this rests on:
 from __future__ import annotations
 
 import array
-import fcntl
 import os
 import socket
 from typing import Any, TypeAlias
@@ -29,7 +28,6 @@ MEMFD = b"\xc1"
 """A byte that no msgpack value starts with."""
 BUFFER = INLINE_MAX + 4096
 """Size of a receive buffer: larger than any packet, as the peek offset counts the bytes that were copied."""
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 class Handout(msgspec.Struct, frozen=True, tag=1, array_like=True):
@@ -177,12 +175,15 @@ def send(sock: socket.socket, data: bytes, flags: int = 0) -> None:
     if len(data) <= INLINE_MAX:
         sock.send(data, flags | socket.MSG_NOSIGNAL)
         return
+    import fcntl  # only here: `import engine` and sending work on systems that have none
+
     fd = os.memfd_create("engine-packet", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         sock.sendmsg([MEMFD], rights, flags | socket.MSG_NOSIGNAL)
     finally:

@@ -47,15 +47,13 @@ def tell(death: wire.Death, held: Held, end: ends.End) -> None:
     level = logging.INFO if death.why in ("shutdown", "revoked") else logging.ERROR
     log.log(
         level,
-        "task %s: %s %s in child %d (pid %d): %s; %s",
+        "task %s in child %d (pid %d): %s; %s",
         _HAPPENED.get(death.why, "lost"),
-        held.message.task,
-        held.message.id,
         death.slot,
         death.pid,
         _cause(death, end),
         _next(held, end),
-        extra={"task_id": held.message.id, "task_name": held.message.task},
+        extra=held.fields,
     )
 
 

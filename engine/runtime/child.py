@@ -35,6 +35,8 @@ from engine.runtime.template import Birth
 from engine.runtime.tidy import Tidy
 
 log = logging.getLogger("engine.child")
+STOP_LIMIT = 10.0
+"""Seconds that ``on_child_stop`` hooks may take before the child is killed."""
 
 
 def main(birth: Birth, index: int, number: int, middle: int) -> int:
@@ -55,10 +57,11 @@ def main(birth: Birth, index: int, number: int, middle: int) -> int:
         log.critical("a child could not start: %s: %s", type(error).__name__, error, exc_info=True)
         return 78
     child = Child(birth, app, slot, link)
-    status = child.work()
+    child.work()
     slot[words.STATE] = words.LEAVING
+    slot.set_deadlines(0, time.monotonic_ns() + int(STOP_LIMIT * 1e9), int(STOP_LIMIT * 1000), 0)
     app.child_stop()
-    return status
+    return 0
 
 
 def _settle_in(birth: Birth, index: int) -> socket.socket:
@@ -158,8 +161,8 @@ class Child:
         self._in_hand: Message | None = None
         logging.setLogRecordFactory(self._log_record)
 
-    def work(self) -> int:
-        """Takes tasks until the hand-off ends or the child is to be replaced; returns the exit status."""
+    def work(self) -> None:
+        """Takes tasks until the hand-off ends or the child is to be replaced."""
         slot = self._slot
         slot[words.BASE_MEMORY] = processes.resident(os.getpid())
         self._run.listen()
@@ -170,9 +173,8 @@ class Child:
             self._take(wire.decode(data))
             if reason := self._done():
                 log.info("child %d is replaced: %s", slot.index, reason)
-                return 0
+                return
             slot.wait()
-        return 0
 
     def _take(self, handout: wire.Handout) -> None:
         slot = self._slot

@@ -84,6 +84,7 @@ class Undertaker:
             log.debug("child %d (pid %d) left: %s", child.slot, pid, cause)
             self._free(child)
         elif child.stage is Stage.UP or self._board.slot(child.slot)[words.STATE] >= words.WAITING:
+            self._pool.ready(child, time.monotonic())  # it was, if only for a moment
             self._unwritten[child.slot] = self._death(child, pid, cause)
             self.write()
         else:

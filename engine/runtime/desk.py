@@ -28,6 +28,8 @@ log = logging.getLogger("engine.dispatcher")
 
 UNSETTLED_MOST = 10_000
 """Ends that wait for the broker or the result backend, above which nothing more is fetched."""
+UNSETTLED_BYTES = 64 * 2**20
+"""The same, as bytes of results. At twice as many no more outcomes are read, and children wait for room."""
 TERMINATE_WITHIN = 1.0
 """Seconds during which a task that is to be terminated is looked for: it may be on its way to the board."""
 _STALE_EVERY = 0.25
@@ -158,6 +160,11 @@ class Desk:
 
     # What the main loop does.
 
+    @property
+    def overfull(self) -> bool:
+        """Does so much wait for the broker or the result backend that no outcome may be taken in?"""
+        return self.settler.bytes > 2 * UNSETTLED_BYTES
+
     def update(self, now: float) -> None:
         """Hands out what there is room for, and says how much more to fetch. Once a turn of the main loop."""
         handoff = self.handoff
@@ -170,7 +177,7 @@ class Desk:
             handoff.fill(max(2 * self.concurrency, self.prefetch.rate(now) // 8))
         if self._terminate:
             self._terminate_running(now)
-        full = self.draining or len(self.settler) > UNSETTLED_MOST
+        full = self.draining or len(self.settler) > UNSETTLED_MOST or self.settler.bytes > UNSETTLED_BYTES
         self.target = 0 if full else self.prefetch.target(self.crew.idle(), now)
         self.gone = self._received - handoff.unstarted()
 
@@ -186,7 +193,7 @@ class Desk:
         items = []
         for one in held:
             if one.end is not None:
-                log.warning("hooks of %s %s are not run: the worker ends", one.message.task, one.message.id)
+                log.warning("hooks are not run: the worker ends", extra=one.fields)
             elif one.acked:
                 self.publish_again(one)
             else:

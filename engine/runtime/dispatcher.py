@@ -201,6 +201,7 @@ class Dispatcher:
                 self._hear()
             elif fd in self._clients:
                 self._clients.read(fd, event)
+        self._outcomes.read_unread()
         self._outcomes.flush()
         if mail:
             self._mailbox.run()
@@ -284,7 +285,7 @@ class Dispatcher:
             lane.join(GIVE_UP_AFTER / 2)
         if left:
             for item in self._settler.unsettled():
-                log.error("not settled, as the broker cannot be reached: %s %s", item.task, item.id)
+                log.error("not settled, as the broker cannot be reached", extra=item.fields)
         else:
             self._say_goodbye()
         if self._observers is not None:

@@ -66,6 +66,11 @@ class Held:
         return self.delivery.crashes
 
     @property
+    def fields(self) -> dict[str, str]:
+        """What log lines say of the task."""
+        return {"task_id": self.message.id, "task_name": self.message.task}
+
+    @property
     def wants_early_ack(self) -> bool:
         """Must it be acknowledged before it may be handed out?"""
         return not self.acked and self.info is not None and not self.info.acks_late

@@ -12,11 +12,16 @@ Surprising facts this rests on:
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from engine.app import wire
+
+log = logging.getLogger("engine.dispatcher")
 
 SO_PEEK_OFF = 42
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
@@ -56,9 +61,13 @@ class Journal:
                     data = self._read_large()
                 entry = Entry(self)
                 entries.append(entry)
-                found.append((entry, decode(data)))
+                try:
+                    found.append((entry, decode(data)))
+                except msgspec.DecodeError as error:
+                    log.error("child %d sent what cannot be read: %s", self.slot, error)
+                    entry.done = True
         except BlockingIOError:
-            pass  # all that is there has been seen
+            self.consume()  # all that is there has been seen
         return found
 
     def consume(self) -> int:

@@ -41,6 +41,7 @@ class Outcomes:
         self._items: list[Item] = []
         self._ended = 0
         self._replaying = False
+        self._unread: set[Journal] = set()
         self._stacks: dict[int, tuple[Entry, wire.Stack]] = {}
         """By slot: where the run in hand was at its soft limit."""
         self._searches: list[tuple[Search, Entry | None]] = []
@@ -98,14 +99,23 @@ class Outcomes:
     # At each turn.
 
     def read(self, journal: Journal) -> None:
-        """Sees to what came in one slot's socket."""
-        for entry, packet in journal.read():
-            self._see(entry, packet)
+        """Sees to what came in one slot's socket, unless too much waits already: then later."""
+        if self._desk.overfull:
+            self._unread.add(journal)
+        else:
+            self._take_in(journal)
+
+    def read_unread(self) -> None:
+        """Sees to what had to wait, once there is room."""
+        if self._unread and not self._desk.overfull:
+            unread, self._unread = self._unread, set()
+            for journal in unread:
+                self.read(journal)
 
     def read_all(self) -> None:
-        """Sees to what came in any slot's socket."""
+        """Sees to what came in any slot's socket, however much waits."""
         for journal in self.journals:
-            self.read(journal)
+            self._take_in(journal)
         self.flush()
 
     def flush(self) -> None:
@@ -136,6 +146,10 @@ class Outcomes:
                 entry.journal.consume()
 
     # Packets.
+
+    def _take_in(self, journal: Journal) -> None:
+        for entry, packet in journal.read():
+            self._see(entry, packet)
 
     def _see(self, entry: Entry, packet: object) -> None:
         if type(packet) is wire.Outcome:
@@ -180,6 +194,9 @@ class Outcomes:
         if self._stacks:
             self._stack_of(entry, sequence)
         settlement = outcome.settlement
+        if held is not None and settlement.claim != held.claim and held.end is None:
+            self._forged(entry, held)
+            return
         if type(settlement) is Release and not settlement.claim and not outcome.started and held is not None:
             # It was acknowledged, and came back unstarted: somebody else is to have it.
             item = Item(outcome.task, outcome.id, None, entry=entry)
@@ -197,6 +214,12 @@ class Outcomes:
                 replayed=self._replaying,
             )
         )
+
+    def _forged(self, entry: Entry, held: Held) -> None:
+        """A child may spoil its own task, but not end another: its task counts as crashed."""
+        log.error("child %d reported the end of what it did not run", entry.journal.slot, extra=held.fields)
+        end = ends.lost(held.message, held, held.info, "a forged outcome", self.max_crashes, worker=self._worker)
+        self._items.append(Item(held.message.task, held.message.id, end.settlement, entry=entry, started=True, end=end))
 
     # Deaths.
 
@@ -220,15 +243,11 @@ class Outcomes:
         if held is None and not death.claim:
             held = self._early_run(Run(death.slot, death.sequence, b"", death.id, death.generation, -1))
         if held is None:
-            log.warning(
-                "task %s: its child died (%s), but its claim is gone: another worker has it", death.id, death.cause
-            )
+            log.warning("its child died (%s), but it is another worker's now", death.cause, extra={"task_id": death.id})
             self._done(entry)
             return
         if held.end is not None:
-            log.error(
-                "hooks of %s %s: the child that ran them died: %s", held.message.task, held.message.id, death.cause
-            )
+            log.error("hooks are lost: the child that ran them died: %s", death.cause, extra=held.fields)
             self._done(entry)
             return
         if (stack := self._stack_of(entry, death.sequence)) is not None:
@@ -269,11 +288,7 @@ class Outcomes:
         inflight = self._desk.handoff.inflight
         taken = [inflight.pop(sequence) for sequence in sequences]
         for held in taken:
-            log.warning(
-                "task %s %s was taken by a child that died before it started it: handed out again",
-                held.message.task,
-                held.message.id,
-            )
+            log.warning("task was taken by a child that died before it started it: handed out again", extra=held.fields)
         self._desk.handoff.add_first(taken)
 
     def _done(self, entry: Entry) -> None:

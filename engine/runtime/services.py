@@ -119,14 +119,16 @@ class Service:
             self.failure = message
 
     def died(self, cause: str, now: float) -> None:
-        """Notes its end. Without a later `start_if_due` it stays away."""
-        uptime = now - self.started_at
+        """Notes its end. Without a later `start_if_due` it stays away. One that said why it could not start is the
+        caller's to report."""
+        uptime, told = now - self.started_at, self.failure is not None
         self.pid, self.ready = 0, False
         self._hang_up()
         if self.wanted:
             self.backoff.failed(now)
-            wait = max(0.0, self.backoff.not_before - now)
-            log.error("%s died after %.1f s (%s); starting it again in %.1f s", self.role, uptime, cause, wait)
+            if not told:
+                wait = max(0.0, self.backoff.not_before - now)
+                log.error("%s died after %.1f s (%s); starting it again in %.1f s", self.role, uptime, cause, wait)
 
     def kill(self) -> None:
         """Kills it (SIGKILL), if it is there. Its death is reaped like any other."""

@@ -90,6 +90,16 @@ class Item:
         """The claim that this settles; empty: none."""
         return b"" if self.settlement is None else self.settlement.claim
 
+    @property
+    def size(self) -> int:
+        """Bytes that wait with it."""
+        return 0 if self.record is None else len(self.record.body)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What log lines say of the task."""
+        return {"task_id": self.id, "task_name": self.task}
+
 
 class Settler:
     """The main lane's side: what is on its way to the broker, and what follows when it is there."""
@@ -99,6 +109,8 @@ class Settler:
         self.publish: Callable[[Item, Callable[[], None]], None] = lambda item, then: then()
         """Publishes what goes before an item, then makes the call in any lane."""
         self._unsettled: set[Item] = set()
+        self.bytes = 0
+        """How much waits: bodies of records."""
         self.on_settled: Callable[[Sequence[Item]], None] | None = None
         """Told of what was settled: for the observers."""
 
@@ -110,6 +122,7 @@ class Settler:
         if not items:
             return
         self._unsettled.update(items)
+        self.bytes += sum([item.size for item in items])
         direct = [item for item in items if not item.publishes]
         if direct:
             self._inbox.put(direct)
@@ -138,6 +151,7 @@ class Settler:
         """Hears from the settle lane. Consumes the packets that are done."""
         journals: set[Journal] = set()
         self._unsettled.difference_update(items)
+        self.bytes -= sum([item.size for item in items])
         for item in items:
             if item.entry is not None:
                 item.entry.done = True
@@ -154,13 +168,11 @@ class Settler:
 
 def _log_stale(item: Item) -> None:
     if item.replayed:
-        log.debug("settled before, by the dispatcher that died: %s %s", item.task, item.id)
+        log.debug("settled before, by the dispatcher that died", extra=item.fields)
     elif item.started:
-        log.warning(
-            "task lost its claim: %s %s ran here but is another worker's now; its end was refused", item.task, item.id
-        )
+        log.warning("task ran here but is another worker's now: its end was refused", extra=item.fields)
     else:
-        log.info("message lost its claim: %s %s is another worker's now", item.task, item.id)
+        log.info("message is another worker's now", extra=item.fields)
 
 
 class SettleLane(Lane):
@@ -257,7 +269,7 @@ class SettleLane(Lane):
     def _bury(self, item: Item, error: Exception) -> bool:
         """Ends what was refused alone: FAILURE and a dead letter. False: the connection is gone, try again."""
         log.error(
-            "cannot settle %s %s, which ends as a failure: %s: %s", item.task, item.id, type(error).__name__, error
+            "cannot settle a task, which ends as a failure: %s: %s", type(error).__name__, error, extra=item.fields
         )
         reason = f"cannot be settled: {type(error).__name__}: {error}"
         record = None if item.record is None else _failure(item.record, item.task, reason)
@@ -269,7 +281,7 @@ class SettleLane(Lane):
             except (BrokerUnavailable, BrokerFull):
                 return False
             except Exception as again:  # noqa: BLE001 - the plugin refuses the failure too: next, without its record
-                log.error("nor can its failure be settled: %s %s: %s", item.task, item.id, again)
+                log.error("nor can its failure be settled: %s", again, extra=item.fields)
             else:
                 return True
         self._done([item], ())

@@ -56,10 +56,13 @@ class Shutdown:
         """Begins a drain, if nothing stronger has begun."""
         if self.begun:
             return
-        supervisor = self._supervisor
-        timeout = supervisor.config.settings.worker.shutdown_timeout
-        running = len(supervisor.enforcer.running())
+        timeout = self._supervisor.config.settings.worker.shutdown_timeout
+        running = len(self._supervisor.enforcer.running())
         log.info("%s: draining; %d running tasks have %g s", why, running, timeout)
+        self._begin(timeout)
+
+    def _begin(self, timeout: float) -> None:
+        supervisor = self._supervisor
         self.step, self._deadline = Step.DRAINING, time.monotonic() + timeout
         supervisor.dispatcher.tell(control.Drain())
         for generation in supervisor.generations:
@@ -85,7 +88,10 @@ class Shutdown:
             return
         log.critical("%s", line)
         self._status = status
-        self.quick("shutting down")
+        if self.begun:
+            self.quick("giving up")
+        else:
+            self._begin(0.0)
 
     def dispatcher_ended(self, status: str) -> None:
         """The dispatcher has exited. If that is how it finished it is not started again; otherwise the next one
@@ -164,7 +170,8 @@ class Shutdown:
             self._deadline = math.inf
         templates = any(generation.template.pid for generation in supervisor.generations)
         if not dispatcher.pid and not dispatcher.wanted and not templates:
-            log.info("stopped")
+            if self._status in (0, 1):
+                log.info("stopped")
             supervisor.end(self._status)
 
     def _kill_revoked(self, now: float) -> None:
