@@ -9,7 +9,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-Kind: TypeAlias = Literal["received", "started", "succeeded", "failed", "retried", "revoked", "released", "lost", "dead"]
+Kind: TypeAlias = Literal[
+    "received", "started", "succeeded", "failed", "retried", "revoked", "released", "lost", "dead"
+]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -65,7 +65,7 @@ class Message(msgspec.Struct, omit_defaults=True, rename={"version": "v"}):
     eta: float | None = None
     expires: float | None = None
     retries: int = 0
-    max_retries: int | None | msgspec.UnsetType = msgspec.UNSET
+    max_retries: int | msgspec.UnsetType | None = msgspec.UNSET
     time_limit: float | None = None
     soft_time_limit: float | None = None
     ignore_result: bool | None = None

@@ -292,7 +292,7 @@ class Transport(ABC):
         up. What is found ready or delayed is removed and returned."""
 
     @abstractmethod
-    def find(self, id: str) -> Found | None | CannotTell:
+    def find(self, id: str) -> Found | CannotTell | None:
         """Says where a message is; None: it is not there."""
 
     @abstractmethod

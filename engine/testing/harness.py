@@ -105,7 +105,8 @@ class EngineProcess:
 
     def pid_of(self, role: str) -> int:
         """Returns the pid of the newest process of a role: "dispatcher", "template"."""
-        return next(row["pid"] for row in reversed(self.status()["processes"]) if row["role"] == role)
+        pids: list[int] = [row["pid"] for row in self.status()["processes"] if row["role"] == role]
+        return pids[-1]
 
     def children(self) -> list[dict[str, Any]]:
         """Returns the slots that are taken."""
