@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.app import codecs, ends, failures, links, retry
+from engine.app import clock, codecs, ends, failures, links, retry
 from engine.app.context import Request, current
 from engine.app.failures import ExceptionInfo
 from engine.app.forks import after_fork
@@ -104,7 +104,7 @@ class _Execution:
 
     def outcome(self) -> Outcome:
         task, message, run, request = self.task, self.message, self.run, self.request
-        if message.expires is not None and message.expires <= time.time():
+        if message.expires is not None and message.expires <= clock.now():
             return self._end(ends.expired(message, run, self.info), started=False)
         try:
             request.args, request.kwargs = task.decode(message, run.is_eager)
@@ -173,7 +173,7 @@ class _Execution:
             Body(
                 SUCCESS,
                 self.task.name,
-                time.time(),
+                clock.now(),
                 msgspec.Raw(data),
                 message.serializer,
                 None,
@@ -222,7 +222,7 @@ class _Execution:
             runtime = time.monotonic() - self.started
             body = ends.body_of(message, RETRY, failure, run.worker, runtime, text, None, self.request.children)
             record = ends.record_of(message, run, RETRY, body, final=False)
-        delay = max(0.0, (plan.message.eta or 0.0) - time.time())
+        delay = max(0.0, (plan.message.eta or 0.0) - clock.now())
         reason = failures.summary(failure)
         log.info("%s[%s] is retried in %.3g s: %s", self.task.name, message.id, delay, reason)
         if self.task.hooks:
@@ -236,7 +236,7 @@ class _Execution:
         if not error.requeue:
             end = self._failure(error)
             return self._end(msgspec.structs.replace(end, settlement=Dead(run.claim, error.reason, _record(end))))
-        at = time.time() + REQUEUE_AFTER
+        at = clock.now() + REQUEUE_AFTER
         if run.claim:
             return self._settled(Release(run.claim, at, "delivery"), "", f"rejected: {error.reason}")
         envelope = msgspec.structs.replace(message, eta=at).envelope()
@@ -245,10 +245,11 @@ class _Execution:
     def _failed(self, error: BaseException) -> Outcome:
         return self._end(self._failure(error))
 
-    def _failure(self, error: BaseException) -> ends.End:
-        """Tells log and hooks of a failure; returns its end."""
+    def _failure(self, error: BaseException, *, traced: bool = True) -> ends.End:
+        """Tells log and hooks of a failure; returns its end. Without ``traced`` the stack is left out: it would show
+        the engine's code only."""
         message, run = self.message, self.run
-        text = failures.traceback_text(error)
+        text = failures.traceback_text(error) if traced else failures.summary(failures.describe(error))
         if isinstance(run, EagerRun):
             run.error = error
         self._log_failure(error, text)
@@ -272,7 +273,7 @@ class _Execution:
 
     def _unreadable(self, error: Exception) -> Outcome:
         """The arguments do not decode, or do not fit the function."""
-        end = self._failure(error)
+        end = self._failure(error, traced=False)
         reason = f"arguments do not fit: {end.reason}"
         end = msgspec.structs.replace(end, settlement=Dead(self.run.claim, reason, _record(end)), reason=reason)
         return self._end(end, started=False)
