@@ -86,6 +86,17 @@ def rebuild(body: Body) -> BaseException:
     return error
 
 
+def bearable(error: BaseException) -> BaseException:
+    """Returns what ``get()`` raises: the exception, or a RemoteError in place of one that would end the process of the
+    caller (SystemExit, KeyboardInterrupt) or its coroutine (GeneratorExit, CancelledError)."""
+    kind = type(error)
+    if isinstance(error, Exception) or kind.__module__ not in ("builtins", "asyncio.exceptions"):
+        return error
+    remote = RemoteError(f"{kind.__module__}.{kind.__qualname__}", text_of(error))
+    remote.__cause__ = error
+    return remote
+
+
 def _construct(failure: Failure) -> BaseException | None:
     kind = _find_class(failure.module, failure.type)
     if kind is None:

@@ -120,8 +120,9 @@ class AsyncResult(Generic[R]):
         """Waits for the end of the task and returns its value.
 
         ``timeout`` is in seconds, None is for ever. When the task failed or was revoked its exception is raised, or
-        returned with ``propagate=False``. Raises TimeoutError when ``timeout`` has passed, JoinError inside a task
-        (``allow_join=True`` overrides), ConfigError without a result backend, and BrokerUnavailable.
+        returned with ``propagate=False``; one that would end this process, such as SystemExit, is raised as a
+        RemoteError. Raises TimeoutError when ``timeout`` has passed, JoinError inside a task (``allow_join=True``
+        overrides), ConfigError without a result backend, and BrokerUnavailable.
         """
         if self.ignored:
             return None  # type: ignore[return-value]
@@ -173,7 +174,7 @@ class AsyncResult(Generic[R]):
     def _finish(self, body: Body, propagate: bool) -> R:
         value = self._value(body)
         if propagate and body.state != SUCCESS and isinstance(value, BaseException):
-            raise value
+            raise failures.bearable(value)
         found: R = value
         return found
 
@@ -239,7 +240,7 @@ class EagerResult(AsyncResult[R]):
     def get(self, timeout: float | None = None, propagate: bool = True, allow_join: bool = False) -> R:
         """Returns the value, or raises the very exception that the task raised (``propagate=False``: returns it)."""
         if self._error is not None and propagate:
-            raise self._error
+            raise failures.bearable(self._error)
         return super().get(timeout, propagate, True)
 
     def forget(self) -> None:

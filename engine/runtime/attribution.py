@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from engine.app import ends, wire
-from engine.contract.transport import Dead, Release
+from engine.app import ends, links, wire
+from engine.contract.message import Message
+from engine.contract.results import FAILURE, Record
+from engine.contract.transport import Ack, Dead, DeadLetter, Release
 from engine.errors import MemoryLimitExceeded, TimeLimitExceeded, WorkerLostError
 from engine.runtime.handout import Held
 
@@ -40,6 +42,16 @@ def judge(death: wire.Death, held: Held, max_crashes: int, worker: str) -> ends.
     if death.why == "revoked":
         return ends.revoked(message, held, info)
     return ends.lost(message, held, info, death.cause, max_crashes, worker=worker)
+
+
+def buried(message: Message, letter: DeadLetter, info: wire.TaskInfo | None) -> ends.End:
+    """Returns how a run ends that a takeover made a dead letter: there is nothing left to settle."""
+    record: Record | None = ends.crash_record(message, letter.deliveries, letter.reason)
+    assert record is not None
+    body = record.body
+    if info is not None and ends.ignores_result(message, info) and not info.store_errors_even_if_ignored:
+        record = None
+    return ends.End(Ack(b"", record), FAILURE, letter.reason, body, links.after_failure(message))
 
 
 def tell(death: wire.Death, held: Held, end: ends.End) -> None:

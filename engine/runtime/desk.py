@@ -14,8 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from engine.app import commands, ends
 from engine.app.settings import Settings
 from engine.contract.message import Batch, Envelope, Message
-from engine.contract.transport import Ack, Reconciled, Release, TakenOver
+from engine.contract.results import FINAL_STATES, Record
+from engine.contract.transport import Ack, Delivery, Reconciled, Release, TakenOver
 from engine.errors import MessageError
+from engine.runtime import attribution
 from engine.runtime.crew import Crew, Run
 from engine.runtime.filters import end_item
 from engine.runtime.handout import Handoff, Held
@@ -147,8 +149,11 @@ class Desk:
                     message = Message.decode(letter.body)
                 except MessageError:
                     continue
-                record = ends.crash_record(message, letter.deliveries, letter.reason)
-                self.settler.submit([Item(message.task, message.id, None, record=record)])
+                info = None if self.registry is None else self.registry.find(message.task)
+                end = attribution.buried(message, letter, info)
+                self.settler.submit([end_item(message, end)])
+                buried = Delivery(message.id, letter.queue, letter.body, b"", deliveries=letter.deliveries)
+                self.run_hooks(Held(buried, message, info, time.monotonic(), acked=True), end)
 
     def ordered(self, order: commands.Revoke) -> None:
         """Carries out a revocation for what is in hand here."""
@@ -157,6 +162,20 @@ class Desk:
         if order.terminate:
             until = time.monotonic() + TERMINATE_WITHIN
             self._terminate.update(dict.fromkeys(order.ids, until))
+
+    def run_hooks(self, held: Held, end: ends.End) -> None:
+        """Has an idle child run the hooks of a task that ended by the death of its process, if it has any."""
+        if end.state not in FINAL_STATES or held.info is None or not held.info.hooks or self.draining:
+            return
+        hooks = Held(held.delivery, held.message, held.info, time.monotonic(), acked=True)
+        hooks.end = (end.state, end.body)
+        self.handoff.add_hooks(hooks)
+
+    def record(self, records: Sequence[Record], then: Callable[[], None]) -> None:
+        """Has records stored that end no run, and makes the call when they are."""
+        items = [Item("", record.id, None, record=record) for record in records]
+        items[-1].then = lambda stale: then()
+        self.settler.submit(items)
 
     # What the main loop does.
 

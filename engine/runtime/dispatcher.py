@@ -156,6 +156,7 @@ class Dispatcher:
         desk.draining = self._wiring.draining
         desk.knows_all = self._wiring.start == 1
         outcomes.on_registry = self._learn
+        self._publisher.record = desk.record
         if self._observers is not None:
             told = observers.Told(self._observers)
             desk.on_received = told.received

@@ -11,7 +11,6 @@ import msgspec
 
 from engine.app import ends, wire
 from engine.contract.message import Message
-from engine.contract.results import FINAL_STATES
 from engine.contract.transport import Delivery, Reconciled, Release
 from engine.errors import MessageError
 from engine.runtime import attribution
@@ -266,7 +265,7 @@ class Outcomes:
                 replayed=self._replaying,
             )
         )
-        self._run_hooks(held, end)
+        desk.run_hooks(held, end)
 
     def _stack_of(self, entry: Entry, sequence: int) -> str | None:
         """Returns the stack that was told of a run which has ended; its packet is done with, too."""
@@ -275,13 +274,6 @@ class Outcomes:
             return None
         told.done = True
         return packet.text if packet.sequence == sequence else None
-
-    def _run_hooks(self, held: Held, end: ends.End) -> None:
-        if end.state not in FINAL_STATES or held.info is None or not held.info.hooks or self._desk.draining:
-            return
-        hooks = Held(held.delivery, held.message, held.info, time.monotonic(), acked=True)
-        hooks.end = (end.state, end.body)
-        self._desk.handoff.add_hooks(hooks)
 
     def _hand_out_again(self, sequences: list[int]) -> None:
         """Hands out again what a child took with it that died waiting: it was never started, and counts nothing."""

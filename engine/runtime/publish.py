@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engine.app import relay, wire
+from engine.app import ends, relay, wire
 from engine.contract.message import Batch, Envelope
 from engine.contract.results import Record
 from engine.contract.transport import CannotTell
@@ -85,6 +85,8 @@ class PublishLane(Lane):
     def __init__(self, board: Board, link: Link, mailbox: Mailbox) -> None:
         super().__init__("publish", board)
         self.inbox: Inbox[Publish | Ask | Do] = Inbox()
+        self.record: Callable[[Sequence[Record], Callable[[], None]], None] = lambda records, then: then()
+        """Has records stored, by the settle lane, and then makes the call in the main lane. Called there."""
         self._link = link
         self._mailbox = mailbox
         self._sending: deque[Publish] = deque()
@@ -182,6 +184,9 @@ class PublishLane(Lane):
         if request.method == "wait":
             self._begin_wait(ask, *args)
             return None
+        if request.method == "revoke":
+            self._revoke(ask, *args)
+            return None
         if request.method == "publish":
             self._publish(ask, *args)
             return _encode(None)
@@ -193,6 +198,16 @@ class PublishLane(Lane):
             raise BrokerUnavailable("the broker cannot be reached now")
         batch = batch or Batch(ask.caller.producer, ask.request.number)
         self._link.transport.publish(envelopes, batch=batch)
+
+    def _revoke(self, ask: Ask, ids: list[str], until: float) -> None:
+        """Revokes; answers when it is on record that what was found will not run."""
+        found = list(self._link.transport.revoke(ids, until))
+        value = _encode(found)
+        records = [record for one in found if (record := ends.removed(one)) is not None]
+        if records:
+            self._mailbox.post(self.record, records, lambda: self._answer(ask, value))
+        else:
+            self._answer(ask, value)
 
     def _answer(self, ask: Ask, value: bytes, error: str | None = None, text: str = "") -> None:
         reply = wire.Reply(ask.request.spawn, ask.request.number, value, error, text)
@@ -215,12 +230,11 @@ class PublishLane(Lane):
 
 
 def _methods(link: Link) -> dict[str, Callable[..., Any]]:
-    """Returns what each method of a relay does; ``publish`` and ``wait`` are the lane's own."""
+    """Returns what each method of a relay does; ``publish``, ``revoke`` and ``wait`` are the lane's own."""
     transport, results = link.transport, link.results
     methods: dict[str, Callable[..., Any]] = {
         "capabilities": lambda: transport.capabilities,
         "counts": lambda queues: dict(transport.counts(queues)),
-        "revoke": lambda ids, until: list(transport.revoke(ids, until)),
         "find": lambda task_id: _found(transport.find(task_id)),
         "scheduled": lambda limit, queue: list(transport.scheduled(limit, queue)),
         "dead": lambda limit, queue: list(transport.dead(limit, queue)),
