@@ -249,7 +249,7 @@ class _Execution:
         """Tells log and hooks of a failure; returns its end. Without ``traced`` the stack is left out: it would show
         the engine's code only."""
         message, run = self.message, self.run
-        text = failures.traceback_text(error) if traced else failures.summary(failures.describe(error))
+        text = failures.traceback_text(error) if traced else failures.sentence(error)
         if isinstance(run, EagerRun):
             run.error = error
         self._log_failure(error, text)

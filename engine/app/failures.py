@@ -67,6 +67,11 @@ def traceback_text(error: BaseException) -> str:
         return f"(the traceback cannot be shown: {type(problem).__name__})"
 
 
+def sentence(error: BaseException) -> str:
+    """Returns what an exception says, with its notes, and without its stack."""
+    return "\n".join([summary(describe(error)), *getattr(error, "__notes__", ())])
+
+
 def cut(text: str, most: int) -> str:
     """Returns the text, with its middle left out when it is longer than ``most`` characters. What UTF-8 cannot carry is
     escaped."""
