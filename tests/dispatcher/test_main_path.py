@@ -6,10 +6,12 @@ import socket
 import time
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from dispatcher_rig import Rig, message, wait_for
 
 from engine.app import wire
+from engine.app.config import dump
 from engine.contract import Batch, Envelope, Record
 from engine.contract.results import STARTED
 from engine.contract.transport import Ack, Again, Release, Settlement
@@ -147,6 +149,17 @@ def test_a_new_generation_gets_what_the_old_one_had_not_started(rig: Rig) -> Non
     assert wire.receive(old) == b""
     rig.children[0].end(packet)
     rig.wait_state("a", "SUCCESS")
+
+
+def test_a_reload_changes_the_settings(rig: Rig) -> None:
+    worker = msgspec.structs.replace(rig.settings.worker, queues=["other"], accept=["json", "pickle"], max_crashes=1)
+    rig.publish(message("a", queue="other", serializer="pickle"))
+    assert rig.take(timeout=0.1) is None
+    rig.tell(control.Reconfigure(dump(msgspec.structs.replace(rig.settings, worker=worker))))
+    packet = rig.children[0].take()
+    assert packet.queue == "other"
+    rig.children[0].die(packet)
+    rig.wait_state("a", "FAILURE")
 
 
 def test_the_first_child_tells_the_tasks_when_nothing_is_preloaded(make_rig: Callable[..., Rig]) -> None:

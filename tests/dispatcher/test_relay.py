@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from dispatcher_rig import Rig, message, wait_for
+from dispatcher_rig import Rig, message, pending, wait_for
 
 from engine.app import wire
 from engine.app.relay import ClientCall, RelayResults, RelayTransport, SlotCall, connect_results, connect_transport
@@ -154,6 +155,23 @@ def test_a_client_that_does_not_read_is_dropped(rig: Rig, client: socket.socket)
     rig.publish(message("b"))
     rig.children[0].end(rig.children[0].take())
     rig.wait_state("b", "SUCCESS")
+
+
+def test_a_client_with_too_much_in_flight_is_read_later(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.runtime.relay.IN_FLIGHT_MOST", 100)
+    rig = make_rig().start()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    rig.tell(control.Client(), theirs.fileno())
+    with ours, theirs:
+        waits = wire.encode(wire.Request(0, 1, "wait", msgspec.msgpack.encode([["a" * 200], 60.0])))
+        wire.send(ours, waits)
+        wait_for(lambda: pending(theirs) == 0, "the first call to be read")
+        wire.send(ours, wire.encode(wire.Request(0, 2, "capabilities", msgspec.msgpack.encode([]))))
+        assert not select.select([ours], [], [], 0.3)[0]
+        rig.served.results.store([Record("a" * 200, "SUCCESS", 1.0, 0, 1, b"{}", final=True)])
+        assert [wire.decode(wire.receive(ours)).number for _ in range(2)] == [1, 2]
 
 
 def _send_for_ever(client: socket.socket, packet: bytes) -> None:
