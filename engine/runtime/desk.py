@@ -22,7 +22,7 @@ from engine.runtime.crew import Crew, Run
 from engine.runtime.filters import end_item
 from engine.runtime.handout import Handoff, Held
 from engine.runtime.prefetch import Prefetch
-from engine.runtime.publish import Publish, PublishLane
+from engine.runtime.publish import PublishLane
 from engine.runtime.registry import Registry
 from engine.runtime.settle import Item, Settler
 
@@ -226,7 +226,7 @@ class Desk:
             message.id, delivery.body, delivery.queue, delivery.priority, None, message.expires, replayed=True
         )
         self._published += 1
-        self._publisher.inbox.put([Publish([envelope], Batch(self._producer, self._published), then)])
+        self._publisher.send([envelope], Batch(self._producer, self._published), then)
 
     def acknowledge(self, early: list[Held]) -> None:
         """Has messages acknowledged that go to a child then."""
@@ -240,7 +240,7 @@ class Desk:
         else:
             self._published += 1
             batch = Batch(self._producer, self._published)
-        self._publisher.inbox.put([Publish(item.publishes, batch, then)])
+        self._publisher.send(item.publishes, batch, then)
 
     def _early_ack(self, held: Held) -> Item:
         return Item(
