@@ -90,6 +90,7 @@ class PublishLane(Lane):
         self._link = link
         self._mailbox = mailbox
         self._sending: deque[Publish] = deque()
+        self._asked = self._sent = 0
         self._backoff = Backoff()
         self._retry_at = 0.0
         self._waits: Waits[Ask] = Waits(
@@ -99,8 +100,14 @@ class PublishLane(Lane):
 
     @property
     def idle(self) -> bool:
-        """Has everything that must be sent been sent? Any lane."""
-        return not self._sending and self.inbox.empty()
+        """Has everything that must be sent been sent? Main lane."""
+        return self._asked == self._sent
+
+    def send(self, envelopes: Sequence[Envelope], batch: Batch, then: Callable[[], None]) -> None:
+        """Publishes, however long it takes; ``then`` is called in this lane when it is done, or refused for good. Main
+        lane."""
+        self._asked += 1
+        self.inbox.put([Publish(envelopes, batch, then)])
 
     def stored(self, records: Sequence[Record]) -> None:
         """Hears of records that were stored here: somebody may wait for one of them. Any lane."""
@@ -147,6 +154,7 @@ class PublishLane(Lane):
             self._works()
             self._sending.popleft()
             one.then()
+            self._sent += 1
 
     def _fails(self, error: Exception) -> None:
         self._link.broker_outage.failed(self.lane, error)
