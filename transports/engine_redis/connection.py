@@ -26,6 +26,18 @@ _READ = 64 * 1024
 _USER_TIMEOUT_MS = 8000
 
 
+class _Socket(socket.socket):
+    """Closes itself when nobody has it any more: a consumer whose connection was lost is dropped, not closed."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _TlsSocket(ssl.SSLSocket):
+    def __del__(self) -> None:
+        self.close()
+
+
 class Connection:
     """A socket and its parser. Belongs to one thread; `close` may be called by any."""
 
@@ -33,9 +45,8 @@ class Connection:
         self._sock = sock
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._buffer = bytearray(_READ)
-
-    def __del__(self) -> None:
-        self.close()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
 
     def fileno(self) -> int:
         """Returns the descriptor to poll."""
@@ -68,9 +79,7 @@ class Connection:
 
     def is_stale(self) -> bool:
         """Has the other end closed it (or sent what nobody asked for)? Of a connection that waits for nothing."""
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(self._poll.poll(0))
 
     def close(self) -> None:
         """Closes it; more than once is harmless."""
@@ -87,22 +96,15 @@ class Connection:
 def dial(address: Address, host: str, port: int) -> Connection:
     """Opens a connection that is not yet authenticated. Raises OSError (ssl errors are)."""
     if address.kind == "unix":
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(address.timeout)
-            sock.connect(host)
-        except BaseException:
-            sock.close()
-            raise
+        sock: socket.socket = _Socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(address.timeout)
+        sock.connect(host)
         return Connection(sock)
-    sock = socket.create_connection((host, port), address.timeout)
-    try:
-        _tune(sock)
-        if address.tls:
-            sock = _tls(address).wrap_socket(sock, server_hostname=host)
-    except BaseException:
-        sock.close()
-        raise
+    sock = _Socket(fileno=socket.create_connection((host, port), address.timeout).detach())
+    sock.settimeout(address.timeout)
+    _tune(sock)
+    if address.tls:
+        sock = _tls(address).wrap_socket(sock, server_hostname=host)
     return Connection(sock)
 
 
@@ -121,6 +123,7 @@ def _tune(sock: socket.socket) -> None:
 
 def _tls(address: Address) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=address.ca_file)
+    context.sslsocket_class = _TlsSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if address.cert_file:
         context.load_cert_chain(address.cert_file, address.key_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, groupby, zip_longest
@@ -33,8 +34,12 @@ from engine_redis.packing import (
 from engine_redis.scripts import FETCH, LEAVE, RENEW, SETTLE, TAKEOVER
 from engine_redis.server import Session
 
+log = logging.getLogger("engine.redis")
+
 _FRESH = 0.05
 """Seconds for which the heartbeats that came with our own are used."""
+_LARGEST_FETCH = 32 * 2**20
+"""Bytes of bodies that one fetch should bring, judged by the last one."""
 _LOADED = 100
 """Messages that are read again at once."""
 
@@ -48,13 +53,14 @@ class RedisConsumer(Consumer):
         self._queues = list(queues)
         self._prefix = address.prefix
         self._expires = None if expires is None else max(1, int(expires * 1000))
-        self._session = Session(address)
+        self._session = Session(address, reopens=False)
         self._settling = Session(address)
         self._bell = Bell(self._session, worker.id, queues)
         self._watch = DeathWatch(worker)
         self._orders: list[bytes] = []
         self._seen: bytes | str = ""
         self._looked = False
+        self._most = 1000
         self._is_known = False
         self._beats: tuple[float, list[tuple[Worker, int]]] = (0.0, [])
 
@@ -133,6 +139,7 @@ class RedisConsumer(Consumer):
     def _turn(self, limit: int) -> list[Delivery]:
         """Asks for messages and orders."""
         self._bell.ordered = False
+        limit = min(limit, self._most)
         arguments: list[Argument] = [self._worker.id, limit, self._seen, *self._queues]
         reply = self._session.run(FETCH, arguments)
         if reply[0] == 0:
@@ -142,6 +149,9 @@ class RedisConsumer(Consumer):
         self._looked = True
         self._orders += orders
         deliveries = _deliveries(first, groups)
+        if deliveries:
+            size = sum(len(delivery.body) for delivery in deliveries) // len(deliveries)
+            self._most = max(1, _LARGEST_FETCH // max(size, 1))
         if tallies or revoked:
             _mark(deliveries, tallies, revoked)
         if limit > len(deliveries):
@@ -158,8 +168,13 @@ class RedisConsumer(Consumer):
         self._queues = self._queues[position:] + self._queues[:position]
 
     def _renew(self, beats: int, started: list[bytes]) -> list[tuple[Worker, int]]:
-        reply = self._session.run(RENEW, [self._worker.id, self._description, beats, *started])
-        found = [(worker, int(beat)) for _, text, beat in reply if (worker := _worker(text)) is not None]
+        is_new, known = self._session.run(RENEW, [self._worker.id, self._description, beats, *started])
+        if is_new and self._is_known:
+            log.warning(
+                "%s has forgotten this worker: its data are gone, or another worker took it for dead and has its tasks",
+                self._session.where,
+            )
+        found = [(worker, int(beat)) for _, text, beat in known if (worker := _worker(text)) is not None]
         self._beats = (time.monotonic(), found)
         self._is_known = True
         return found

@@ -60,9 +60,8 @@ def pack_envelopes(envelopes: Sequence[Envelope]) -> list[Argument]:
     """Returns the arguments of ``publish``, without the producer."""
     arguments: list[Argument] = []
     for envelope in envelopes:
-        due = envelope.due
         line = line_of(envelope.priority, envelope.queue)
-        arguments += (envelope.id, line, "" if due is None else repr(due), envelope.body)
+        arguments += (envelope.id, line, _seconds(envelope.due), envelope.body)
     return arguments
 
 
@@ -100,21 +99,24 @@ class Settling:
 def _pack_end(settlement: Settlement) -> tuple[Argument, ...]:
     if isinstance(settlement, Again):
         envelope = settlement.envelope
-        due = "" if envelope.due is None else repr(envelope.due)
-        return ("again", envelope.id, line_of(envelope.priority, envelope.queue), due, envelope.body)
+        return ("again", envelope.id, line_of(envelope.priority, envelope.queue), _seconds(envelope.due), envelope.body)
     if isinstance(settlement, Release):
-        at = "" if settlement.at is None else repr(settlement.at)
-        return ("release", at, int(settlement.counts != "nothing"), int(settlement.counts == "crash"))
+        return ("release", _seconds(settlement.at), int(settlement.counts != "nothing"), int(settlement.counts == "crash"))
     assert not isinstance(settlement, Ack)
     return ("dead", settlement.reason)
+
+
+def _seconds(time: float | None) -> str:
+    # Not repr(): a duration is a float that shows itself in another way.
+    return "" if time is None else float.__repr__(time)
 
 
 def pack_record(record: Record) -> bytes:
     """Writes a record as it is kept."""
     if not record.keep:
-        return b"%b %d %d 00 0\n" % (repr(record.sent).encode(), record.retries, record.deliveries)
+        return b"%b %d %d 00 0\n" % (_seconds(record.sent).encode(), record.retries, record.deliveries)
     state = record.state.encode()
-    head = f"{record.sent!r} {record.retries} {record.deliveries} {record.final:d}1 {len(state)}\n".encode()
+    head = f"{_seconds(record.sent)} {record.retries} {record.deliveries} {record.final:d}1 {len(state)}\n".encode()
     return b"%b%b%b" % (head, state, record.body)
 
 
@@ -149,4 +151,4 @@ def unpack_letter(id: bytes, letter: bytes, body: bytes) -> DeadLetter:
 
 def description(worker: object) -> bytes:
     """Writes what others know of a worker."""
-    return msgspec.json.encode(worker)
+    return msgspec.json.encode(worker, enc_hook=float)

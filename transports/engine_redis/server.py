@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 
 import hiredis
@@ -14,22 +13,24 @@ from engine_redis.connection import Argument, Connection, Reply, dial
 from engine_redis.failures import RECONNECT, code_of, failure, kind_of
 from engine_redis.scripts import Script
 
-_IDLE = 1.0
-"""Seconds after which a connection is looked at before it is used: a server closes one that idles or when it stops."""
-
-
 class Session:
     """One connection at a time to the server that holds the namespace. Connects at the first use, and after an error at
-    the next; nothing is sent twice. Belongs to one lane."""
+    the next; nothing is sent twice. Belongs to one lane.
 
-    def __init__(self, address: Address, *, protocol: int = 2, checking: bool = False) -> None:
+    ``reopens``: a connection that the server closed while nothing was under way is replaced without a word (a server may
+    close those that idle). Otherwise that is an error: the server may have been restarted, or be another.
+    """
+
+    def __init__(
+        self, address: Address, *, protocol: int = 2, checking: bool = False, reopens: bool = True
+    ) -> None:
         self.address = address
         self._protocol = protocol
         self._checking = checking
         self._connection: Connection | None = None
         self._where = str(address)
         self._pid = 0
-        self._used = 0.0
+        self._reopens = reopens
         self._node: tuple[str, int] | None = None
         """Of a Cluster: the node that was named last."""
 
@@ -102,8 +103,7 @@ class Session:
         return reply
 
     def _exchange(self, command: tuple[Argument, ...]) -> Reply:
-        now = time.monotonic()
-        if self._connection is not None and now - self._used > _IDLE and self._connection.is_stale():
+        if self._reopens and self._connection is not None and self._connection.is_stale():
             self.close()
         connection = self.connection()
         try:
@@ -111,7 +111,6 @@ class Session:
             reply = connection.read()
         except (OSError, hiredis.HiredisError) as error:
             raise self._lost(error) from None
-        self._used = now
         return reply
 
     def _failed(self, text: str) -> TransportError | ConfigError:

@@ -1,6 +1,7 @@
 -- ARGV: channel, the time until which it waits (s), then the ids it waits for.
 -- Notes who waits, and returns the records that are there. A client that is gone is forgotten by and by.
 
+write_when_full()
 local ended = call('ZRANGEBYSCORE', ns .. 'waitends', '-inf', string.format('%.3f', time()), 'LIMIT', 0, 100)
 if #ended > 0 then
   call('HDEL', ns .. 'waiting', unpack(ended))

@@ -4,8 +4,7 @@
 --  groups, tallies, revoked}: a group is {line, entries, messages}; tallies are {position, "deliveries crashes"}.
 
 local worker, limit = ARGV[1], tonumber(ARGV[2])
--- The first write frees memory, so that Redis lets the others follow when it is out of memory.
-call('DEL', ns .. 'nudge:' .. worker)
+write_when_full()
 if call('HEXISTS', ns .. 'workers', worker) == 0 then
   return {0}
 end
@@ -54,16 +53,20 @@ local function pass_over(line)
   end
 end
 
--- Adds up to want messages of a line to the group; returns how many.
+-- Entries that are looked at, however many do not count any more.
+local patience = limit + 20 * SLICE
+
+-- Adds up to want messages of a line to the group; returns how many, and whether that was all.
 local function take(line, want, group)
   local key = ns .. 'ready:' .. line
   local taken = 0
-  while taken < want do
+  while taken < want and patience > 0 do
     local entries = call('LPOP', key, math.min(want - taken, SLICE))
     if not entries then
       close(line)
       return taken, true
     end
+    patience = patience - #entries
     local ids, orders = {}, {}
     for i, entry in ipairs(entries) do
       orders[i], ids[i] = string.match(entry, '^(%d+ )(.+)$')
@@ -104,34 +107,37 @@ local function open_lines()
   return by_priority
 end
 
--- Takes equal shares of the lines until there is enough, or nothing more.
+-- Takes equal shares of the lines until there is enough, or nothing more. Returns how many are still wanted.
 local function share(lines, want, groups)
   local own = {}
   for _, line in ipairs(lines) do
-    local group = {line, {}, {}}
-    own[line] = group
-    groups[#groups + 1] = group
+    own[line] = {line, {}, {}}
+    groups[#groups + 1] = own[line]
   end
-  while want > 0 and #lines > 0 do
+  while want > 0 and #lines > 0 and patience > 0 do
     local more = {}
     local each = math.max(1, math.floor(want / #lines))
     for _, line in ipairs(lines) do
-      if want > 0 then
-        local taken, empty = take(line, math.min(each, want), own[line])
-        want = want - taken
-        if not empty then
-          more[#more + 1] = line
-        end
+      local taken, empty = take(line, math.min(each, want), own[line])
+      want = want - taken
+      if not empty then
+        more[#more + 1] = line
       end
     end
     lines = more
   end
-  for _, line in ipairs(lines) do
-    if call('EXISTS', ns .. 'ready:' .. line) == 1 then
-      ring(queue_of(line))
+  return want
+end
+
+-- What this worker leaves is there for another, who may sleep.
+local function ring_for_the_rest(by_priority)
+  for _, lines in pairs(by_priority) do
+    for _, line in ipairs(lines) do
+      if call('EXISTS', ns .. 'ready:' .. line) == 1 then
+        ring(queue_of(line))
+      end
     end
   end
-  return want
 end
 
 local function claim(groups, count)
@@ -213,6 +219,9 @@ if want > 0 then
     if lines and want > 0 then
       want = share(lines, want, groups)
     end
+  end
+  if want == 0 or patience <= 0 then
+    ring_for_the_rest(by_priority)
   end
 end
 if want == limit then

@@ -1,4 +1,4 @@
 -- ARGV: worker. Ends its own wait at the bells.
 
-call('DEL', ns .. 'nudge:' .. ARGV[1])
+write_when_full()
 return call('LPUSH', ns .. 'nudge:' .. ARGV[1], 1)

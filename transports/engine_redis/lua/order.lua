@@ -1,5 +1,6 @@
 -- ARGV: an order, the channel that wakes the workers. The last thousand are kept for an hour.
 
+write_when_full()
 local number = call('INCR', ns .. 'order')
 call('RPUSH', ns .. 'orders', ARGV[1])
 call('LTRIM', ns .. 'orders', -1000, -1)

@@ -9,6 +9,11 @@ local call = redis.call
 local ns = KEYS[1]
 local messages = ns .. 'messages'
 
+-- A script may go on writing when Redis is out of memory if its first write is one that cannot need memory.
+local function write_when_full()
+  call('DEL', ns .. 'none')
+end
+
 -- unpack() of some thousands of values fails ("too many results to unpack").
 local SLICE = 1000
 
@@ -19,6 +24,9 @@ local function sliced(command, key, values)
 end
 
 local function read_sliced(command, key, names)
+  if #names == 0 then
+    return {}
+  end
   if #names <= SLICE then
     return call(command, key, unpack(names))
   end

@@ -1,9 +1,13 @@
 -- ARGV: worker, its description, "1" for a heartbeat, with the numbers of the claims of all runs that have begun, or "0".
--- Registers the worker if it is not. Returns worker, description and heartbeat of all.
+-- Registers the worker if it is not. Returns {"1" if it was not, {worker, description, heartbeat} of all}.
 
 local worker = ARGV[1]
-call('DEL', ns .. (ARGV[3] == '1' and 'started:' or 'nudge:') .. worker)
-if call('HSETNX', ns .. 'workers', worker, ARGV[2]) == 1 then
+write_when_full()
+if ARGV[3] == '1' then
+  call('DEL', ns .. 'started:' .. worker)
+end
+local is_new = call('HSETNX', ns .. 'workers', worker, ARGV[2])
+if is_new == 1 then
   call('HSET', ns .. 'seen', worker, call('GET', ns .. 'order') or '0')
 end
 call('HINCRBY', ns .. 'beats', worker, ARGV[3])
@@ -16,4 +20,4 @@ local found = {}
 for i = 1, #beats, 2 do
   found[#found + 1] = {beats[i], call('HGET', ns .. 'workers', beats[i]), beats[i + 1]}
 end
-return found
+return {is_new, found}

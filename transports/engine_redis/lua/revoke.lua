@@ -1,6 +1,7 @@
 -- ARGV: until when, then ids. Takes out what is ready or delayed.
 -- Returns {id, line, place, due, body} of each message that was.
 
+write_when_full()
 local found = {}
 call('ZREMRANGEBYSCORE', ns .. 'revoked', '-inf', string.format('%.3f', time()))
 for i = 2, #ARGV do

@@ -7,7 +7,7 @@
 local worker, expires = ARGV[1], ARGV[2]
 local count, acks = tonumber(ARGV[3]), tonumber(ARGV[4])
 local key = ns .. 'claims:' .. worker
-call('DEL', ns .. 'nudge:' .. worker)
+write_when_full()
 
 -- The claims that are held: position -> {name, claim}.
 local names, numbers_ = {}, {}

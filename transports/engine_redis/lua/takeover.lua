@@ -21,7 +21,7 @@ end
 if call('HGET', ns .. 'beats', worker) ~= ARGV[2] then
   return {0, 0}
 end
-call('DEL', ns .. 'nudge:' .. worker)
+write_when_full()
 local claims, more = some_claims()
 local released, letters, seen = {}, {0, more and 1 or 0}, {}
 for _, claim in ipairs(claims) do
