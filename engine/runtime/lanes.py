@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
 from engine.runtime.board import LANES, Board
@@ -53,10 +54,11 @@ class Mailbox:
 
     def run(self) -> int:
         """Makes the calls that are there; returns how many. Main lane."""
-        if self._rung:
-            # Cleared before the calls are taken: one that is posted meanwhile rings again.
+        # Read always: two lanes that post at once may ring twice. And only then cleared, before the calls are taken: a
+        # call that is posted later rings again.
+        with suppress(BlockingIOError):
             os.eventfd_read(self._fd)
-            self._rung = False
+        self._rung = False
         count = 0
         while self._calls:
             call, args = self._calls.popleft()

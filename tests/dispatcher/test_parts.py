@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 
@@ -167,6 +168,16 @@ class TestLanes:
         assert mailbox.run() == 0
         mailbox.post(seen.append, 9)
         assert mailbox.run() == 1
+        os.close(mailbox.fileno())
+
+    def test_a_mailbox_that_was_rung_twice_falls_silent(self) -> None:
+        mailbox, seen = Mailbox(), list[int]()
+        mailbox.post(seen.append, 1)
+        assert mailbox.run() == 1
+        os.eventfd_write(mailbox.fileno(), 1)
+        assert select.select([mailbox.fileno()], [], [], 0)[0]
+        assert mailbox.run() == 0
+        assert not select.select([mailbox.fileno()], [], [], 0)[0]
         os.close(mailbox.fileno())
 
     def test_an_inbox_gives_all_that_is_there(self) -> None:
