@@ -172,7 +172,8 @@ class Broker:
         now = time.time()
         self.revoked = {id: end for id, end in self.revoked.items() if end > now}
         self.revoked.update((id, until) for id in ids)
-        entries = [entry for id in ids if (entry := self.alive.get(id)) is not None and entry.place != CLAIMED]
+        alive = (self.alive.get(id) for id in dict.fromkeys(ids))
+        entries = [entry for entry in alive if entry is not None and entry.place != CLAIMED]
         found = [entry.found() for entry in entries]
         for entry in entries:
             self._withdraw(entry)
@@ -197,11 +198,11 @@ class Broker:
 
     def replay(self, ids: Sequence[str]) -> int:
         """Puts dead letters back into their queues, unless a message of that id is alive; returns how many."""
-        found = [id for id in ids if id in self.dead and id not in self.alive]
-        for id in dict.fromkeys(found):
+        found = [id for id in dict.fromkeys(ids) if id in self.dead and id not in self.alive]
+        for id in found:
             self.add(self.dead.pop(id).revived(), time.time())
         self.changed.notify_all()
-        return len(set(found))
+        return len(found)
 
     def delayed(self) -> list[Entry]:
         """Returns the delayed entries, soonest first."""

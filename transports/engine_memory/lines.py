@@ -31,10 +31,15 @@ class Lines:
             line.append(entry)
 
     def put_back(self, entries: list[Entry]) -> None:
-        """Puts entries at the front of their queues, in their old order."""
+        """Puts entries back where they stood: at the front of their queues, in their old order."""
         for entry in sorted(entries, reverse=True):
             entry.place = READY
-            self._by_priority[9 - entry.priority].setdefault(entry.queue, deque()).appendleft(entry)
+            line = self._by_priority[9 - entry.priority].setdefault(entry.queue, deque())
+            before: list[Entry] = []
+            while line and line[0] < entry:
+                before.append(line.popleft())
+            line.appendleft(entry)
+            line.extendleft(reversed(before))
 
     def withdraw(self, entry: Entry) -> None:
         """Takes an entry out, wherever it stands."""
