@@ -66,11 +66,14 @@ class EngineProcess:
         return self
 
     def is_running(self) -> bool:
-        """Does it say that it runs? Raises AssertionError with its log when it has exited."""
+        """Does it say that it runs, with all its children? Raises AssertionError with its log when it has exited."""
         assert self.process is not None, "start() comes first"
         assert self.process.poll() is None, f"the engine exited with {self.process.returncode}:\n{self.log}"
         status = self.try_ask("status")
-        return status is not None and status["state"] == "running"
+        if status is None or status["state"] != "running":
+            return False
+        up = [row for row in status["slots"] if row["state"] != "starting"]
+        return len(up) >= status["concurrency"]
 
     @property
     def pid(self) -> int:
