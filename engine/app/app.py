@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
@@ -13,7 +14,7 @@ from engine.app.calls import check_call
 from engine.app.client import Client
 from engine.app.conf import Conf
 from engine.app.decorator import Declares, check_free, declare
-from engine.app.eager import run_eagerly
+from engine.app.eager import Watch, run_eagerly
 from engine.app.nearest import did_you_mean
 from engine.app.options import SECTION_NAMES, CallOptions, Defaults, DurationLike, Resolved, check_names, section_of
 from engine.app.results import AsyncResult, EagerResult
@@ -66,6 +67,8 @@ class Engine:
         """True: ``apply_async`` runs the task here and now, as ``apply`` does."""
         self.task_eager_propagates = task_eager_propagates
         """True: ``apply_async`` under ``task_always_eager`` raises what the task ended with."""
+        self.eager_watch: Watch | None = None
+        """Who watches eager runs. For tests: see `engine.testing`."""
         self.conf = Conf(self)
         self.client = Client(lambda: self.settings)
         self._modules = Modules(include)
@@ -293,12 +296,31 @@ class Engine:
             from engine.app import plugins  # late: finding plugins takes 15 ms of every import
 
             codecs.register(plugins.codecs(settings.plugins))
+        self._forget_options()
+
+    def _forget_options(self) -> None:
         for task in self.tasks.values():
             task.forget_options()
 
     def connect_with(self, transport: Transport, results: ResultBackend | None) -> None:
         """From now on reaches broker and result backend through these. Called in a child."""
         self.client.use(transport, results)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Lends the app to a test, with connections of its own: in the end settings, connections and the current app
+        are what they were."""
+        kept = dict(vars(self))
+        self.client = Client(lambda: self.settings)
+        self._routes = {}
+        with registry.current_kept():
+            try:
+                yield
+            finally:
+                self.client.close()
+                vars(self).update(kept)
+                self._indexed = -1
+                self._forget_options()
 
     def import_tasks(self) -> list[str]:
         """Imports ``include`` and what ``autodiscover_tasks`` finds; returns the modules' names. Called before a worker

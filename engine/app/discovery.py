@@ -34,15 +34,21 @@ def load_app(settings: Settings) -> Engine:
     spec = settings.engine.app
     if not spec:
         raise ConfigError('no app: write app = "package.module" under [engine], or give --app package.module')
-    _current_directory_first()
-    name, _, variable = spec.partition(":")
-    app = _find(_import(name, "[engine] app"), variable, spec)
+    app = find_app(spec)
     app.configure(settings)
     app.set_current()
     for module in settings.engine.include:
         _import(module, "[engine] include")
     _import_tasks(app)
     return app
+
+
+def find_app(spec: str) -> Engine:
+    """Imports the module of "package.module" or "package.module:variable" and returns its app, as the code made it.
+    Raises ConfigError."""
+    _current_directory_first()
+    name, _, variable = spec.partition(":")
+    return _find(_import(name, "[engine] app"), variable, spec)
 
 
 def told(error: BaseException) -> str:

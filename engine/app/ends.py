@@ -6,12 +6,11 @@ reaches a child and for what a child's death left behind, and by `engine.app.exe
 
 from __future__ import annotations
 
-import time
 from typing import Any, Protocol
 
 import msgspec
 
-from engine.app import failures, links
+from engine.app import clock, failures, links
 from engine.app.wire import TaskInfo
 from engine.contract.message import Envelope, Message
 from engine.contract.results import FAILURE, REVOKED, Body, Failure, Record
@@ -176,7 +175,7 @@ def body_of(
         Body(
             state=state,
             task=message.task,
-            date=time.time(),
+            date=clock.now(),
             failure=failure,
             traceback=traceback,
             retries=message.retries,

@@ -7,13 +7,12 @@ A signature in a message is a JSON object: ``task``, ``args``, ``kwargs``, ``opt
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from engine.app import codecs
+from engine.app import clock, codecs
 from engine.contract.message import VERSION, Envelope, Message
 
 log = logging.getLogger("engine.app")
@@ -66,7 +65,7 @@ def _links(found: Sequence[dict[str, Any]] | None) -> list[Link]:
 
 def _envelope(parent: Message, link: Link, first: tuple[Any, ...]) -> Envelope:
     codec = codecs.find(link.serializer)
-    now = time.time()
+    now = clock.now()
     args = link.args if link.immutable else [*first, *link.args]
     return Message(
         version=VERSION,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
 
-from engine.app import codecs, ends
+from engine.app import clock, codecs, ends
 from engine.app.context import Request
 from engine.contract.results import Body
 
@@ -22,7 +21,7 @@ def emit_state(request: Request, state: str, meta: Any) -> None:
         Body(
             state=state,
             task=message.task,
-            date=time.time(),
+            date=clock.now(),
             result=result,
             retries=message.retries,
             worker=run.worker,

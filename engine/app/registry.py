@@ -94,6 +94,16 @@ def isolated() -> Iterator[None]:
         vars(_state).update(kept)
 
 
+@contextmanager
+def current_kept() -> Iterator[None]:
+    """Puts back, in the end, the app that was the current one. For tests."""
+    kept = _state.current
+    try:
+        yield
+    finally:
+        _state.current = kept
+
+
 def add(engine: App) -> None:
     """Makes an engine known: the first one of the process is the current one until another is set."""
     with _state.lock:

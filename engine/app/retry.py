@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.app import codecs
+from engine.app import clock, codecs
 from engine.app.calls import fields_of, moment
 from engine.app.durations import seconds
 from engine.app.options import CALL_NAMES, CodeOptions, DurationLike, Resolved, check_names
@@ -65,7 +64,7 @@ def due(
     eta: datetime | None = None,
 ) -> float:
     """Returns when the next run is due, in seconds since the epoch: countdown > eta > backoff > default delay."""
-    now = time.time()
+    now = clock.now()
     if countdown is not None:
         return now + (max(0.0, countdown) if isinstance(countdown, (int, float)) else seconds(countdown))
     if eta is not None:
@@ -90,7 +89,7 @@ def changes_of(
     """Returns the fields of the next message that ``retry(args, kwargs, **options)`` changes. Raises TypeError for an
     unknown option, SerializationError for an argument that cannot be carried."""
     check_names(options, OPTIONS, f"{message.task}.retry")
-    fields = fields_of(options, time.time())
+    fields = fields_of(options, clock.now())
     for name in ("link", "link_error"):
         if name in options:
             fields[name] = links_of(options[name])

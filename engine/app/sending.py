@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from engine.app import codecs
+from engine.app import clock, codecs
 from engine.app.calls import fields_of, new_id, origin
 from engine.app.client import Client, policy_of
 from engine.app.context import Request, current
@@ -47,7 +46,7 @@ def build(
 
     Raises SerializationError naming the argument that cannot be carried, TypeError or ValueError for an option.
     """
-    now = time.time()
+    now = clock.now()
     fields = fields_of(options, now) if options else {}
     codec = codecs.find(fields["serializer"]) if "serializer" in fields else route.codec
     raw_args, raw_kwargs = encode_arguments(codec, args, kwargs, route.task, parameters)
