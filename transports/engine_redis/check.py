@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from engine.errors import BrokerUnavailable, ConfigError, TransportError
 from engine_redis.address import Address
-from engine_redis.scripts import COUNTS
+from engine_redis.scripts import PROBE
 from engine_redis.server import Session
 
 OLDEST = (6, 2)
@@ -45,8 +45,8 @@ def look_over(address: Address, section: str = "broker") -> list[str]:
         info = _info(session)
         _refuse(address, where, info)
         _expect_own_keys(session, where)
-        session.run(COUNTS, ["1"])
-        return _warnings(session, where, info)
+        session.run(PROBE, [])
+        return _warnings(session, where, info, "results are" if section == "results" else "tasks are")
     finally:
         session.close()
 
@@ -90,15 +90,15 @@ def _expect_own_keys(session: Session, where: str) -> None:
             )
 
 
-def _warnings(session: Session, where: str, info: Mapping[str, str]) -> list[str]:
+def _warnings(session: Session, where: str, info: Mapping[str, str], what: str) -> list[str]:
     address = session.address
     found = []
     if not info:
         found.append(f"{where}: this user may not call INFO, so memory policy and persistence are not checked")
     elif info.get("aof_enabled") == "0":
-        found.append(f"{where} keeps no append-only file: what is queued is lost when it restarts (appendonly yes)")
+        found.append(f"{where} keeps no append-only file: {what} lost when it restarts; set appendonly yes")
     elif _appendfsync(session) == "no":
-        found.append(f"{where} has appendfsync no: tasks of the last half minute are lost when its host goes down")
+        found.append(f"{where} has appendfsync no: {what} lost when its host goes down, half a minute of them")
     if info.get("maxmemory_policy", "").startswith("volatile"):
         found.append(f"{where} has maxmemory-policy {info['maxmemory_policy']}: results may go before they expire")
     if address.password and not address.tls and address.kind != "unix":

@@ -260,9 +260,9 @@ def _in_turns(deliveries: list[Delivery]) -> list[Delivery]:
 
 
 def _tally(tally: bytes | None) -> tuple[int, int]:
-    if tally is None:
+    deliveries, _, crashes = (tally or b"").partition(b" ")
+    if not (deliveries.isdigit() and crashes.isdigit()):
         return 1, 0
-    deliveries, _, crashes = tally.partition(b" ")
     return int(deliveries), int(crashes)
 
 

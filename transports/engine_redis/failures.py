@@ -44,6 +44,7 @@ KINDS: Final = {
 _ERRORS: Final = (
     ("invalid password", "WRONGPASS"),
     ("without any password configured", "NOPASSWORD"),
+    ("The user executing the script can't", "NOPERM"),
     ("DB index is out of range", "NODB"),
     ("max number of clients reached", "CLIENTS"),
     ("SELECT is not allowed in cluster mode", "NODB"),

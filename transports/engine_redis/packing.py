@@ -101,7 +101,12 @@ def _pack_end(settlement: Settlement) -> tuple[Argument, ...]:
         envelope = settlement.envelope
         return ("again", envelope.id, line_of(envelope.priority, envelope.queue), _seconds(envelope.due), envelope.body)
     if isinstance(settlement, Release):
-        return ("release", _seconds(settlement.at), int(settlement.counts != "nothing"), int(settlement.counts == "crash"))
+        return (
+            "release",
+            _seconds(settlement.at),
+            int(settlement.counts != "nothing"),
+            int(settlement.counts == "crash"),
+        )
     assert not isinstance(settlement, Ack)
     return ("dead", settlement.reason)
 

@@ -13,17 +13,16 @@ from engine_redis.connection import Argument, Connection, Reply, dial
 from engine_redis.failures import RECONNECT, code_of, failure, kind_of
 from engine_redis.scripts import Script
 
+
 class Session:
     """One connection at a time to the server that holds the namespace. Connects at the first use, and after an error at
     the next; nothing is sent twice. Belongs to one lane.
 
-    ``reopens``: a connection that the server closed while nothing was under way is replaced without a word (a server may
-    close those that idle). Otherwise that is an error: the server may have been restarted, or be another.
+    ``reopens``: a connection that the server closed while nothing was under way is replaced without a word (a server
+    may close those that idle). Otherwise that is an error: the server may have been restarted, or be another.
     """
 
-    def __init__(
-        self, address: Address, *, protocol: int = 2, checking: bool = False, reopens: bool = True
-    ) -> None:
+    def __init__(self, address: Address, *, protocol: int = 2, checking: bool = False, reopens: bool = True) -> None:
         self.address = address
         self._protocol = protocol
         self._checking = checking
