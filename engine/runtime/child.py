@@ -12,22 +12,20 @@ import os
 import random
 import socket
 import sys
-import threading
 import time
 from typing import Any
 
 from setproctitle import setproctitle
 
-from engine import errors
 from engine.app import ends, wire
 from engine.app.app import Engine
 from engine.app.discovery import load_app
 from engine.app.execute import execute, run_hooks
-from engine.app.relay import RelayResults, RelayTransport
+from engine.app.relay import RelayResults, RelayTransport, SlotCall
 from engine.app.task import Task
 from engine.contract.message import Message
 from engine.contract.transport import Ack, Release
-from engine.errors import ConfigError, EngineError, MessageError
+from engine.errors import ConfigError, MessageError
 from engine.runtime import board as words
 from engine.runtime import processes, signals, spawn, template
 from engine.runtime.child_run import ChildRun
@@ -48,7 +46,8 @@ def main(birth: Birth, index: int, number: int, middle: int) -> int:
     link = _settle_in(birth, index)
     try:
         app = _app(birth, link)
-        app.connect_with(*_relay(link, number))
+        call = SlotCall(link, number)
+        app.connect_with(RelayTransport(call), RelayResults(call))
         app.child_start()
     except ConfigError as error:
         log.critical("%s", error)
@@ -107,39 +106,6 @@ def _app(birth: Birth, link: socket.socket) -> Engine:
     template.forget_environment()
     wire.send(link, wire.encode(wire.Registry(birth.generation, app.task_infos())))
     return app
-
-
-def _relay(link: socket.socket, spawn_number: int) -> tuple[RelayTransport, RelayResults]:
-    relay = Relay(link, spawn_number)
-    return RelayTransport(relay.call), RelayResults(relay.call)
-
-
-class Relay:
-    """Asks the dispatcher, through the slot's link, to do what a task wants of broker or result backend."""
-
-    def __init__(self, link: socket.socket, spawn_number: int) -> None:
-        self._link = link
-        self._spawn = spawn_number
-        self._number = 0
-        self._lock = threading.Lock()
-
-    def call(self, method: str, args: bytes) -> bytes:
-        """Calls a method; waits for the answer. Raises the class of `engine.errors` that the dispatcher names."""
-        with self._lock:
-            self._number += 1
-            number = self._number
-            wire.send(self._link, wire.encode(wire.Request(self._spawn, number, method, args)))
-            while True:
-                reply = wire.decode(wire.receive(self._link))
-                if isinstance(reply, wire.Reply) and (reply.spawn, reply.number) == (self._spawn, number):
-                    return _value(reply)
-
-
-def _value(reply: wire.Reply) -> bytes:
-    if reply.error is None:
-        return reply.value
-    kind = getattr(errors, reply.error, EngineError)
-    raise kind(reply.text)
 
 
 class Child:

@@ -19,7 +19,9 @@ from engine.runtime.children import Backoff
 log = logging.getLogger("engine.supervisor")
 CONTROL_BUFFER = 1 << 20
 CRASH_LIMIT = 10
-"""Failures in a row, without having been ready in between, after which a service is given up."""
+"""Failures in a row after which a service is given up: it did not get ready, or ended itself soon after."""
+STEADY = 10.0
+"""Seconds after which a service that was ready counts as one that works."""
 
 
 class Service:
@@ -114,7 +116,6 @@ class Service:
     def _note(self, message: object) -> None:
         if isinstance(message, control.Ready):
             self.ready = True
-            self.backoff.succeeded()
         elif isinstance(message, control.Failed):
             self.failure = message
 
@@ -122,6 +123,8 @@ class Service:
         """Notes its end. Without a later `start_if_due` it stays away. One that said why it could not start is the
         caller's to report."""
         uptime, told = now - self.started_at, self.failure is not None
+        if self.ready and (uptime > STEADY or not cause.startswith("exit status")):
+            self.backoff.succeeded()  # it worked, and something else ended it
         self.pid, self.ready = 0, False
         self._hang_up()
         if self.wanted:

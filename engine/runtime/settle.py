@@ -267,7 +267,8 @@ class SettleLane(Lane):
         return left
 
     def _bury(self, item: Item, error: Exception) -> bool:
-        """Ends what was refused alone: FAILURE and a dead letter. False: the connection is gone, try again."""
+        """Ends what was refused alone: FAILURE and a dead letter. False: the connection is gone, try again. Raises
+        ``error`` when that is refused too."""
         log.error(
             "cannot settle a task, which ends as a failure: %s: %s", type(error).__name__, error, extra=item.fields
         )
@@ -284,6 +285,10 @@ class SettleLane(Lane):
                 log.error("nor can its failure be settled: %s", again, extra=item.fields)
             else:
                 return True
+        if item.claim:
+            # Nothing at all can be settled: the plugin is to blame, not the item. The next dispatcher finds it in its
+            # outcome socket; should that not help either, the engine gives up with everything still claimed.
+            raise error
         self._done([item], ())
         return True
 

@@ -1,0 +1,113 @@
+"""When a service that died is started again, and when it is given up: with made-up launches and a made-up clock."""
+
+import socket
+
+from engine.runtime import control
+from engine.runtime.services import CRASH_LIMIT, STEADY, Service
+
+
+class Launches:
+    def __init__(self) -> None:
+        self.ends: list[socket.socket] = []
+
+    def __call__(self, link: socket.socket) -> int:
+        self.ends.append(link.dup())
+        return 100 + len(self.ends)
+
+    def ready(self, service: Service) -> None:
+        control.tell(self.ends[-1], control.Ready())
+        service.hear()
+
+    def close(self) -> None:
+        for end in self.ends:
+            end.close()
+
+
+def started() -> tuple[Service, Launches]:
+    launches = Launches()
+    service = Service("test", launches)
+    assert service.start_if_due(0.0)
+    return service, launches
+
+
+def test_the_first_restart_is_at_once():
+    service, launches = started()
+    service.died("exit status 70", 1.0)
+    assert service.start_if_due(1.0)
+    assert service.starts == 2
+    launches.close()
+    service.died("SIGKILL", 2.0)
+
+
+def test_one_that_ends_itself_again_and_again_is_started_later_and_later_and_then_given_up():
+    service, launches = started()
+    now = 0.0
+    for _ in range(CRASH_LIMIT - 1):
+        launches.ready(service)
+        service.died("exit status 70", now)
+        now += 60.0
+        assert service.start_if_due(now)
+    launches.ready(service)
+    service.died("exit status 70", now)
+    assert service.backoff.hopeless
+    assert not service.start_if_due(now + 1e6)
+    launches.close()
+
+
+def test_one_that_is_killed_again_and_again_is_started_at_once_each_time():
+    service, launches = started()
+    for _ in range(10 * CRASH_LIMIT):
+        launches.ready(service)
+        service.died("SIGKILL", 5.0)
+        assert service.start_if_due(5.0)
+    launches.close()
+    service.died("SIGKILL", 5.0)
+
+
+def test_one_that_worked_for_a_while_starts_with_a_clean_slate():
+    service, launches = started()
+    now = 0.0
+    for _ in range(10 * CRASH_LIMIT):
+        launches.ready(service)
+        now += STEADY + 1
+        service.died("exit status 70", now)
+        assert service.start_if_due(now)
+    launches.close()
+    service.died("SIGKILL", now)
+
+
+def test_what_it_says_of_its_failure_is_kept_for_the_report():
+    service, launches = started()
+    control.tell(launches.ends[-1], control.Failed(78, "no module 'nowhere'"))
+    service.hear()
+    assert service.failure == control.Failed(78, "no module 'nowhere'")
+    service.died("exit status 78", 0.1)
+    launches.close()
+
+
+def test_what_is_told_while_there_is_no_room_is_sent_later_with_its_descriptors():
+    service, launches = started()
+    for number in range(20_000):
+        service.tell(control.RetireGeneration(number))
+    assert service.has_mail
+    service.tell(control.Client(), [launches.ends[0].fileno()])
+    heard: list[object] = []
+    while len(heard) < 20_001:
+        message = control.hear_all(launches.ends[-1])
+        assert message is not None
+        heard.append(message[0])
+        for fd in message[1]:
+            socket.socket(fileno=fd).close()
+        service.flush()
+    assert isinstance(heard[-1], control.Client)
+    assert not service.has_mail
+    launches.close()
+    service.died("SIGKILL", 0.0)
+
+
+def test_a_dismissed_service_is_not_started_again():
+    service, launches = started()
+    service.wanted = False
+    service.died("SIGKILL", 0.0)
+    assert not service.start_if_due(100.0)
+    launches.close()
