@@ -42,6 +42,8 @@ class Parameters:
         shape = self._shape
         if shape is not None and not shape.fits(len(args), kwargs):
             shape.signature.bind(*args, **kwargs)
+            # CPython 3.13.0 lets a keyword of **kwargs stand in for a positional-only parameter of its name.
+            raise TypeError(f"missing a positional-only argument of {shape.signature}")
 
     def convert(self, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Turns decoded arguments, in place, into the types they are annotated with. Raises ValueError that names the
