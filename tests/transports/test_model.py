@@ -18,6 +18,7 @@ from engine.contract import (
     Batch,
     Consumer,
     Dead,
+    DeadLetter,
     Delivery,
     Envelope,
     Record,
@@ -62,6 +63,10 @@ ENDS: dict[str, End] = {
     "crash": lambda claim, name, queue, record: Release(claim, counts="crash"),
     "delay": lambda claim, name, queue, record: Release(claim, at=NOW + HOUR),
 }
+
+
+def _letter(letter: DeadLetter) -> tuple[str, str, int, int]:
+    return letter.id, letter.reason, letter.deliveries, letter.crashes
 
 
 class Side:
@@ -197,9 +202,7 @@ class Told(RuleBasedStateMachine):
             other.renew([])
             taken = side.observer.takeover(*LIMITS)
             side.held[1 - number].clear()
-            return [
-                (one.released, sorted((x.id, x.reason, x.deliveries, x.crashes) for x in one.dead)) for one in taken
-            ]
+            return sorted((one.worker, one.released, sorted(map(_letter, one.dead))) for one in taken)
 
         self.both(die)
 

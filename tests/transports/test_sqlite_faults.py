@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlite_rig import SqliteRig
 
-from engine.contract import Ack, Envelope
+from engine.contract import Ack, Dead, Envelope
 from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, TransportError
 from engine_sqlite import SqliteResults, SqliteTransport, faults
 from engine_sqlite.schema import VERSION
@@ -252,8 +252,21 @@ def test_rows_from_foreign_hands_never_stop_a_fetch(rig: SqliteRig) -> None:
     assert taken["y"].body == b"text, where bytes belong"
     assert taken["12345"].body == b"67890"
     assert all(isinstance(d.body, bytes) and isinstance(d.deliveries, int) for d in taken.values())
-    assert list(consumer.settle([Ack(delivery.claim) for delivery in taken.values()])) == []
-    assert rig.transport.counts(["default"])["default"].claimed == 0
+    assert list(consumer.settle([Dead(delivery.claim, "malformed") for delivery in taken.values()])) == []
+    letters = rig.transport.dead()
+    assert len(letters) == len(taken)
+    assert all(isinstance(letter.id, str) and isinstance(letter.body, bytes) for letter in letters)
+    assert rig.transport.replay([letter.id for letter in letters]) >= 6
+
+
+def test_listings_stand_what_foreign_hands_wrote(rig: SqliteRig) -> None:
+    rig.publish("before")
+    with rig.raw() as other:
+        other.execute("INSERT INTO message (id, queue, body) VALUES (x'ff00', x'fe', 'x')")
+        other.execute("INSERT INTO message (id, state, due, body) VALUES (CAST(x'c328' AS TEXT), 1, 'never', 'x')")
+    assert rig.transport.counts()["\\xfe"].ready == 1
+    assert [one.id for one in rig.transport.scheduled()] == ["\\xc3("]
+    assert rig.transport.purge("default") == 2
 
 
 def test_claims_that_nobody_owns_are_released(rig: SqliteRig) -> None:

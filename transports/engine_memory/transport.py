@@ -246,7 +246,10 @@ class MemoryConsumer(Consumer):
         broker = self._broker
         records: list[Record] | None = [] if self._results is not None else None
         with broker.changed:
-            stale = broker.settle(self._member, settlements, records)
+            member = broker.members.get(self._worker.id)
+            if member is None:  # never met, or taken over
+                return [settlement.claim for settlement in settlements]
+            stale = broker.settle(member, settlements, records)
             if records and self._results is not None:
                 broker.records.store(records, self._results.expires)
                 broker.changed.notify_all()

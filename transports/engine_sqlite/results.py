@@ -17,6 +17,8 @@ LISTED = 60.0
 """Seconds for which somebody who waits is listed; then the listing is renewed."""
 LOOK_AGAIN = 0.5
 """Seconds after which a waiting one compares the file's version, whatever happens to bells."""
+QUICK = 0.002
+"""Seconds that a look for missing results may take; after a longer one, twice its time is slept before the next."""
 
 
 class SqliteResults(ResultBackend):
@@ -56,12 +58,15 @@ class SqliteResults(ResultBackend):
         deadline = time.monotonic() + timeout
         missing = set(ids)
         version: int | None = None
+        paused = 0.0
         while missing:
             # Before the look: what is written after the look then shows in the version.
             seen = self._session.version()
             if seen != version:
                 version = seen
+                looked = time.monotonic()
                 ended = self._ended(missing)
+                paused = min(2 * (time.monotonic() - looked), LOOK_AGAIN)
                 missing.difference_update(record.id for record in ended)
                 yield from ended
             if not missing or (left := deadline - time.monotonic()) <= 0:
@@ -69,7 +74,8 @@ class SqliteResults(ResultBackend):
             if self._listen():
                 version = None
                 continue
-            self._my_bell().wait(min(left, LOOK_AGAIN))
+            if self._my_bell().wait(min(left, LOOK_AGAIN)) and paused > QUICK:
+                time.sleep(min(left, paused))
 
     def forget(self, ids: Sequence[str]) -> None:
         """See `ResultBackend.forget`."""

@@ -64,6 +64,7 @@ class Database:
         connection = sqlite3.connect(
             self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
         )
+        connection.text_factory = _decoded
         try:
             retry_busy(lambda: self._prepare(connection), self.timeout)
         except BaseException:
@@ -255,6 +256,11 @@ def retry_busy(call: Callable[[], T], timeout: float) -> T:
                 raise
         time.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 1.5, 0.01)
+
+
+def _decoded(text: bytes) -> str:
+    # What foreign hands wrote must not stop a listing.
+    return text.decode("utf-8", "backslashreplace")
 
 
 def roll_back(connection: sqlite3.Connection) -> None:

@@ -29,10 +29,10 @@ from engine_sqlite.session import Database, Session, checked
 _LISTED_BODY = 64 * 1024
 _PLACES = {READY: "ready", DELAYED: "delayed", CLAIMED: "claimed"}
 _FOUND = f"""
-SELECT id, queue, state, iif(state = {DELAYED}, due, NULL), CAST(body AS BLOB) FROM message
+SELECT CAST(id AS TEXT), CAST(queue AS TEXT), state, iif(state = {DELAYED}, due, NULL), CAST(body AS BLOB) FROM message
 WHERE id IN (SELECT value FROM json_each(?))
 """
-_LETTER = "SELECT id, queue, reason, died, deliveries, crashes"
+_LETTER = "SELECT CAST(id AS TEXT), CAST(queue AS TEXT), reason, died, deliveries, crashes"
 
 
 class SqliteTransport(Transport):
@@ -90,9 +90,9 @@ class SqliteTransport(Transport):
             ("", ()) if queues is None else (" WHERE queue IN (SELECT value FROM json_each(?))", _json(queues))
         )
         for queue, state, count in self._session.read(_count(where), names * 4):
-            found.setdefault(str(queue), {})[_PLACES.get(state, "dead")] = count
+            found.setdefault(queue, {})[_PLACES.get(state, "dead")] = count
         for (queue,) in self._session.read(f"SELECT queue FROM paused{where}", names):
-            found.setdefault(str(queue), {})["paused"] = True
+            found.setdefault(queue, {})["paused"] = True
         return {queue: QueueCounts(**found.get(queue, {})) for queue in (sorted(found) if queues is None else queues)}
 
     def revoke(self, ids: Sequence[str], until: float) -> Sequence[Found]:
@@ -121,8 +121,8 @@ class SqliteTransport(Transport):
     def scheduled(self, limit: int = 100, queue: str | None = None) -> Sequence[Scheduled]:
         """See `Transport.scheduled`."""
         rows = self._session.read(
-            f"SELECT id, queue, due, CAST(body AS BLOB) FROM message WHERE state = {DELAYED} "
-            "AND (?1 IS NULL OR queue = ?1) ORDER BY due, seq LIMIT ?2",
+            "SELECT CAST(id AS TEXT), CAST(queue AS TEXT), due, CAST(body AS BLOB) FROM message "
+            f"WHERE state = {DELAYED} AND (?1 IS NULL OR queue = ?1) ORDER BY due, seq LIMIT ?2",
             (queue, limit),
         )
         return [Scheduled(*row) for row in rows]
@@ -130,7 +130,7 @@ class SqliteTransport(Transport):
     def dead(self, limit: int = 100, queue: str | None = None) -> Sequence[DeadLetter]:
         """See `Transport.dead`."""
         rows = self._session.read(
-            f"{_LETTER}, substr(CAST(body AS BLOB), 1, {_LISTED_BODY}) FROM dead "
+            f"{_LETTER}, coalesce(substr(CAST(body AS BLOB), 1, {_LISTED_BODY}), x'') FROM dead "
             "WHERE ?1 IS NULL OR queue = ?1 ORDER BY died DESC, rowid DESC LIMIT ?2",
             (queue, limit),
         )
@@ -203,8 +203,8 @@ def _found(row: Sequence[Any]) -> Found:
 def _count(where: str) -> str:
     # One SELECT for each state: each is answered from its own index.
     alive = " UNION ALL ".join(
-        f"SELECT queue, {state} AS state, count(*) FROM message{where or ' WHERE true'} AND state = {state} "
-        "GROUP BY queue"
+        f"SELECT CAST(queue AS TEXT), {state} AS state, count(*) FROM message{where or ' WHERE true'} "
+        f"AND state = {state} GROUP BY queue"
         for state in (READY, DELAYED, CLAIMED)
     )
-    return f"{alive} UNION ALL SELECT queue, -1, count(*) FROM dead{where} GROUP BY queue"
+    return f"{alive} UNION ALL SELECT CAST(queue AS TEXT), -1, count(*) FROM dead{where} GROUP BY queue"
