@@ -1,0 +1,35 @@
+"""Rate limits: over-limit messages wait at the broker, and block no other task and no child, on every transport."""
+
+from __future__ import annotations
+
+import time
+
+import semantics_tasks as tasks
+
+from engine.testing.harness import wait_for
+
+
+def times(site, word):
+    return sorted(float(line[1]) for line in site.ledger(word))
+
+
+def test_a_limited_task_keeps_to_its_rate(site):
+    tasks.limited.map(range(60))
+    wait_for(lambda: len(times(site, "limited")) == 60, "all of them to have run")
+    at = times(site, "limited")
+    assert at[-1] - at[0] > 59 / 50 * 0.9, "no faster than 50 in a second"
+    for first, tenth in zip(at, at[10:], strict=False):
+        assert tenth - first > 0.1, "nor in a burst"
+    assert at[-1] - at[0] < 10
+    assert len({key for key, _ in site.ledger("limited")}) == 60, "each ran once"
+
+
+def test_a_thousand_limited_tasks_block_no_other_and_no_child(site):
+    limited = tasks.slow_lane.map(range(1000))
+    sent = time.time()
+    tasks.stamp.map(range(10))
+    wait_for(lambda: len(times(site, "stamp")) == 10, "the unlimited ones to have run")
+    assert len(times(site, "slow")) <= 2 + (time.time() - sent), "the limited ones were not let through for that"
+    wait_for(lambda: not any(row["id"] for row in site.engine.children()), "no child to be held")
+    tasks.app.revoke([result.id for result in limited])
+    wait_for(lambda: not any(site.place(result) for result in limited[-10:]), "what was revoked to be gone")
