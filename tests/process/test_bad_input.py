@@ -86,5 +86,6 @@ def test_an_unknown_task_is_run_by_a_worker_that_knows_it(site):
     with open(site.folder / "tasks.py", "a") as file:
         file.write("\n\n@app.task\ndef added_later(n: int) -> int:\n    return n * 2\n")
     site.engine().start()
-    wait_for(lambda: result.state == "SUCCESS", "it to be replayed")
-    assert result.get(timeout=10) == 10
+    # A result that was final once is kept by its object: each look takes another one.
+    wait_for(lambda: site.client.AsyncResult(result.id).state == "SUCCESS", "it to be replayed")
+    assert site.client.AsyncResult(result.id).get(timeout=10) == 10
