@@ -19,7 +19,7 @@ from engine.contract.transport import Ack, Delivery, Reconciled, Release, TakenO
 from engine.errors import MessageError
 from engine.runtime import attribution
 from engine.runtime.crew import Crew, Run
-from engine.runtime.filters import end_item
+from engine.runtime.filters import end_item, facts_of
 from engine.runtime.handout import Handoff, Held
 from engine.runtime.prefetch import Prefetch
 from engine.runtime.publish import PublishLane
@@ -151,14 +151,16 @@ class Desk:
                     continue
                 info = None if self.registry is None else self.registry.find(message.task)
                 end = attribution.buried(message, letter, info)
-                self.settler.submit([end_item(message, end)])
                 buried = Delivery(message.id, letter.queue, letter.body, b"", deliveries=letter.deliveries)
+                self.settler.submit([end_item(message, end, buried)])
                 self.run_hooks(Held(buried, message, info, time.monotonic(), acked=True), end)
 
     def ordered(self, order: commands.Revoke) -> None:
         """Carries out a revocation for what is in hand here."""
         dropped = self.handoff.drop_revoked(set(order.ids))
-        self.settler.submit([end_item(held.message, ends.revoked(held.message, held, held.info)) for held in dropped])
+        self.settler.submit(
+            [end_item(one.message, ends.revoked(one.message, one, one.info), one.delivery) for one in dropped]
+        )
         if order.terminate:
             until = time.monotonic() + TERMINATE_WITHIN
             self._terminate.update(dict.fromkeys(order.ids, until))
@@ -216,7 +218,8 @@ class Desk:
             elif one.acked:
                 self.publish_again(one)
             else:
-                items.append(Item(one.message.task, one.message.id, Release(one.claim)))
+                facts = facts_of(one.message, one.delivery)
+                items.append(Item(one.message.task, one.message.id, Release(one.claim), facts=facts))
         self.settler.submit(items)
 
     def publish_again(self, held: Held, then: Callable[[], None] = lambda: None) -> None:

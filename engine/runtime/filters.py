@@ -52,7 +52,7 @@ class Filter:
                 message = Message.decode(delivery.body)
             except MessageError as error:
                 end = ends.malformed(delivery, str(error))
-                items.append(Item("?", delivery.id, end.settlement))
+                items.append(_unreadable(delivery, end))
                 continue
             info = registry.find(message.task)
             item = self._refusal(delivery, message, info, now)
@@ -64,16 +64,16 @@ class Filter:
 
     def _refusal(self, delivery: Delivery, message: Message, info: TaskInfo | None, now: float) -> Item | None:
         if delivery.revoked or message.id in self._revoked:
-            return end_item(message, ends.revoked(message, delivery, info))
+            return end_item(message, ends.revoked(message, delivery, info), delivery)
         if message.expires is not None and message.expires <= now:
-            return end_item(message, ends.expired(message, delivery, info))
+            return end_item(message, ends.expired(message, delivery, info), delivery)
         if info is None:
-            return end_item(message, ends.unknown_task(message, delivery))
+            return end_item(message, ends.unknown_task(message, delivery), delivery)
         if message.serializer not in self._accept:
             error = SerializationError(
                 f"serializer {message.serializer!r} is not accepted here: [worker] accept says which are"
             )
-            return end_item(message, ends.refused(message, delivery, error))
+            return end_item(message, ends.refused(message, delivery, error), delivery)
         if info.rate_limit:
             turn = self._rates.turn(info.name, message.id, info.rate_limit, now)
             if turn is not None:
@@ -86,10 +86,20 @@ class Filter:
         try:
             message = Message.decode(delivery.body)
         except MessageError:
-            return Item("?", delivery.id, ends.malformed(delivery, str(error)).settlement)
-        return end_item(message, ends.refused(message, delivery, error))
+            return _unreadable(delivery, ends.malformed(delivery, str(error)))
+        return end_item(message, ends.refused(message, delivery, error), delivery)
 
 
-def end_item(message: Message, end: ends.End) -> Item:
+def end_item(message: Message, end: ends.End, delivery: Delivery) -> Item:
     """Returns what settles an end that no child told of. Its ``publishes`` go along."""
-    return Item(message.task, message.id, end.settlement, end=end)
+    return Item(message.task, message.id, end.settlement, end=end, facts=facts_of(message, delivery))
+
+
+def facts_of(message: Message, delivery: Delivery) -> tuple[str, int, int]:
+    """Returns what observers are told of a run, besides task and id."""
+    return delivery.queue, message.retries, delivery.deliveries
+
+
+def _unreadable(delivery: Delivery, end: ends.End) -> Item:
+    facts = (delivery.queue, 0, delivery.deliveries)
+    return Item("?", delivery.id, end.settlement, end=end, facts=facts)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
 import pluggy
 
 from engine.contract.events import Event, Kind
@@ -126,11 +127,13 @@ def events_of(item: Item, now: float) -> list[Event]:
         kind = _kind(outcome.settlement, outcome.state)
         ended = [Event(kind, now, *common, runtime=outcome.runtime, reason=outcome.reason)] if kind else []
         return [Event("started", now - outcome.runtime, *common), *ended] if outcome.started else ended
-    if end is not None:
-        kind = "lost" if item.started and isinstance(end.settlement, Release) else _kind(end.settlement, end.state)
-        return [Event(kind, now, item.task, item.id, reason=end.reason)] if kind else []
+    if item.facts is not None and item.settlement is not None:
+        kind = _kind(item.settlement, "" if end is None else end.state)
+        reason = None if end is None else end.reason
+        return [Event(kind, now, item.task, item.id, *item.facts, reason=reason)] if kind else []
     if record is not None and record.state == STARTED:
-        return [Event("started", now, item.task, record.id, retries=record.retries, deliveries=record.deliveries)]
+        task = _named(record.body).task
+        return [Event("started", now, task, record.id, retries=record.retries, deliveries=record.deliveries)]
     return []
 
 
@@ -140,8 +143,15 @@ def _kind(settlement: Settlement, state: str) -> Kind | None:
     if isinstance(settlement, Again):
         return "retried"
     if isinstance(settlement, Release):
-        return "released"
+        return "lost" if settlement.counts == "crash" else "released"
     return _KINDS.get(state)
 
 
+class _Named(msgspec.Struct):
+    """What is read of a record's body."""
+
+    task: str = ""
+
+
+_named = msgspec.json.Decoder(_Named).decode
 _KINDS: dict[str, Kind] = {SUCCESS: "succeeded", FAILURE: "failed", REVOKED: "revoked"}

@@ -16,6 +16,7 @@ from engine.errors import MessageError
 from engine.runtime import attribution
 from engine.runtime.crew import Run
 from engine.runtime.desk import Desk
+from engine.runtime.filters import facts_of
 from engine.runtime.handout import Held
 from engine.runtime.journal import Entry, Journal
 from engine.runtime.relay import Children
@@ -218,7 +219,7 @@ class Outcomes:
         """A child may spoil its own task, but not end another: its task counts as crashed."""
         log.error("child %d reported the end of what it did not run", entry.journal.slot, extra=held.fields)
         end = ends.lost(held.message, held, held.info, "a forged outcome", self.max_crashes, worker=self._worker)
-        self._items.append(Item(held.message.task, held.message.id, end.settlement, entry=entry, started=True, end=end))
+        self._items.append(_ended(held, end, entry))
 
     # Deaths.
 
@@ -253,18 +254,7 @@ class Outcomes:
             death = msgspec.structs.replace(death, stack=stack)
         end = attribution.judge(death, held, self.max_crashes, self._worker)
         attribution.tell(death, held, end)
-        self._items.append(
-            Item(
-                held.message.task,
-                held.message.id,
-                end.settlement,
-                entry=entry,
-                started=True,
-                end=end,
-                sequence=death.sequence,
-                replayed=self._replaying,
-            )
-        )
+        self._items.append(_ended(held, end, entry, sequence=death.sequence, replayed=self._replaying))
         desk.run_hooks(held, end)
 
     def _stack_of(self, entry: Entry, sequence: int) -> str | None:
@@ -324,3 +314,18 @@ class Outcomes:
         info = tasks[run.task] if 0 <= run.task < len(tasks) else None
         message = Message(version=1, id=run.id, task=info.name if info else "?", sent=time.time())
         return Held(Delivery(run.id, message.queue, b"", b""), message, info, time.monotonic(), acked=True)
+
+
+def _ended(held: Held, end: ends.End, entry: Entry, sequence: int = 0, replayed: bool = False) -> Item:
+    """What settles a run that ended without an outcome."""
+    return Item(
+        held.message.task,
+        held.message.id,
+        end.settlement,
+        entry=entry,
+        started=True,
+        end=end,
+        sequence=sequence,
+        replayed=replayed,
+        facts=facts_of(held.message, held.delivery),
+    )

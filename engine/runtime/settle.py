@@ -35,6 +35,7 @@ class Item:
     __slots__ = (
         "end",
         "entry",
+        "facts",
         "id",
         "outcome",
         "publishes",
@@ -61,6 +62,7 @@ class Item:
         sequence: int = 0,
         replayed: bool = False,
         then: Callable[[bool], None] | None = None,
+        facts: tuple[str, int, int] | None = None,
     ) -> None:
         self.task = task
         self.id = id
@@ -80,6 +82,8 @@ class Item:
         """Found by a dispatcher that replaces another, which may have settled it."""
         self.then = then
         """Called in the main lane when this is settled, with whether the claim was stale."""
+        self.facts = facts
+        """(queue, retries, deliveries) for observers, of what has no outcome. None: they are told nothing of it."""
         self.publishes = outcome.publishes if outcome is not None else () if end is None else end.publishes
         """What is sent before this is settled."""
         if type(settlement) is Again and not settlement.claim:

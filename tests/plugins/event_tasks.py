@@ -38,3 +38,8 @@ def sleep(seconds: float) -> None:
 @app.task(acks_late=False)
 def early() -> str:
     return "early"
+
+
+@app.task(track_started=True)
+def tracked() -> str:
+    return "tracked"

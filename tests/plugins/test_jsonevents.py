@@ -6,17 +6,17 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import engine_jsonevents
 import pytest
-from engine_jsonevents.lines import Lines
 
+import engine_jsonevents
 from engine import AsyncResult, Engine
 from engine.contract import Event
 from engine.testing.harness import EngineProcess, toml, wait_for
+from engine_jsonevents.lines import Lines
 
 Row = dict[str, Any]
 EVENTS = "events.jsonl"
@@ -82,6 +82,9 @@ def test_every_step_of_a_task_is_a_line(site: Site) -> None:
     failed = site.send("fail")
     assert site.kinds(failed, "failed") == ["received", "started", "failed"]
     assert site.of(failed.id)[-1]["reason"] == "ValueError: no apples"
+    tracked = site.send("tracked")
+    site.kinds(tracked, "succeeded")
+    assert {row["task"] for row in site.of(tracked.id)} == {"event_tasks.tracked"}
     again = site.send("again")
     once = ["received", "started"]
     assert site.kinds(again, "succeeded") == [*once, "retried", *once, "succeeded"]
@@ -98,6 +101,8 @@ def test_abnormal_ends_are_named(site: Site) -> None:
     kinds = site.kinds(died, "dead")
     assert (kinds.count("lost"), kinds[-1]) == (2, "dead")
     assert "exit status 3" in site.of(died.id)[-1]["reason"]
+    ends = [row for row in site.of(died.id) if row["event"] in ("lost", "dead")]
+    assert [(row["queue"], row["deliveries"]) for row in ends] == [("default", 1), ("default", 2), ("default", 3)]
     unknown = site.send("nobody")
     assert site.kinds(unknown, "dead")[-1] == "dead"
     slept = site.send("sleep", 60)
@@ -152,9 +157,8 @@ def test_a_file_that_cannot_be_written_is_logged_and_holds_nothing_up(site: Site
     wait_for(lambda: "plugin jsonevents: engine_events failed" in engine.log, "the line in the log")
 
 
-def test_a_write_that_takes_a_part_is_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[int, bytes], int] = os.write
-) -> None:
+def test_a_write_that_takes_a_part_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
     Lines(str(tmp_path / "log")).write([{"event": "a", "time": 1.0}])
     assert (tmp_path / "log").read_text() == '{"event":"a","time":1.0}\n'
