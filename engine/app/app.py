@@ -59,9 +59,7 @@ class Engine:
         task_eager_propagates: bool = False,
         **defaults: Unpack[Defaults],
     ) -> None:
-        check_names(defaults, SECTION_NAMES, "Engine")
-        self._defaults = section_of(defaults, "Engine")
-        self._code = _code_settings(name, broker, backend, routes, result_expires)
+        self._give("Engine", name, broker, backend, routes, result_expires, defaults)
         self.name = self._code.engine.name
         self.task_always_eager = task_always_eager
         """True: ``apply_async`` runs the task here and now, as ``apply`` does."""
@@ -69,6 +67,9 @@ class Engine:
         """True: ``apply_async`` under ``task_always_eager`` raises what the task ended with."""
         self.eager_watch: Watch | None = None
         """Who watches eager runs. For tests: see `engine.testing`."""
+        self.around: Callable[[Callable[[], Any]], Any] | None = None
+        """Calls, in a worker, what runs a task, and returns what that returns. For what every task needs around it;
+        limits and interruptions may be raised in it."""
         self.conf = Conf(self)
         self.client = Client(lambda: self.settings)
         self._modules = Modules(include)
@@ -82,6 +83,21 @@ class Engine:
         self._loop: Loop | None = None
         self.task = cast(Declares, self._task)
         registry.add(self)
+
+    def _give(
+        self,
+        where: str,
+        name: str | None,
+        broker: str | None,
+        backend: str | None,
+        routes: Mapping[str, str] | None,
+        result_expires: DurationLike | None,
+        defaults: Mapping[str, Any],
+    ) -> None:
+        """Takes what the code says of settings, the weakest of all places. Errors name ``where``."""
+        check_names(defaults, SECTION_NAMES, where)
+        self._defaults = section_of(defaults, where)
+        self._code = _code_settings(where, name, broker, backend, routes, result_expires)
 
     @classmethod
     def from_toml(cls, path: str) -> Engine:
@@ -385,6 +401,7 @@ class Engine:
 
 
 def _code_settings(
+    where: str,
     name: str | None,
     broker: str | None,
     backend: str | None,
@@ -399,6 +416,6 @@ def _code_settings(
     settings.routes = dict(routes or {})
     if result_expires is not None:
         settings.results.expires = convert(
-            Value(("results", "expires"), result_expires, "Engine: result_expires", "code")
+            Value(("results", "expires"), result_expires, f"{where}: result_expires", "code")
         )
     return settings

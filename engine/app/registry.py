@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,8 @@ class App(Protocol):
     name: str
     task_always_eager: bool
     task_eager_propagates: bool
+
+    around: Callable[[Callable[[], Any]], Any] | None
 
     @property
     def settings(self) -> Settings:

@@ -17,6 +17,7 @@ from engine.app import codecs, registry, retry
 from engine.app.calls import check_call
 from engine.app.context import Request, current, enter_directly, request_of
 from engine.app.failures import ExceptionInfo
+from engine.app.on_commit import when_committed
 from engine.app.options import CallOptions, CodeOptions, DurationLike, Limits, Resolved, pair
 from engine.app.parameters import Parameters
 from engine.app.progress import emit_state
@@ -159,6 +160,26 @@ class Task(Generic[P, R]):
         check_call(options, f"{self.name}.apply_async")
         found: AsyncResult[R] = self.app.send_task_object(self, tuple(args or ()), dict(kwargs or {}), options)
         return found
+
+    def delay_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Sends the task when the current transaction of Django's default database commits: it then finds what the
+        transaction wrote. At once without a transaction, never when it rolls back."""
+        self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        using: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> None:
+        """As `delay_on_commit`, with options of `apply_async`; ``using`` is the name of a database. What is wrong with
+        arguments or options is raised at once: TypeError; ConfigError without Django."""
+        check_call(options, f"{self.name}.apply_async_on_commit")
+        positional, named = tuple(args or ()), dict(kwargs or {})
+        if self.code.typing:
+            self.check(positional, named)
+        when_committed(lambda: self.apply_async(positional, named, **options), using)
 
     def apply(
         self,
@@ -388,7 +409,9 @@ class Task(Generic[P, R]):
         else:
             call = functools.partial(self._body, *request.args, **request.kwargs)
         if "before_start" in self.hooks:
-            return functools.partial(self._start, request, call)
+            call = functools.partial(self._start, request, call)
+        if (around := self.app.around) is not None and not run.is_eager:
+            return functools.partial(around, call)
         return call
 
     def _start(self, request: Request, call: Callable[[], Any]) -> Any:

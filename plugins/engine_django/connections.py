@@ -1,0 +1,28 @@
+"""Database connections in a worker: none is inherited by a fork, none outlives what Django allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django import db
+
+from engine import current_task
+
+
+def around_task(call: Callable[[], Any]) -> Any:
+    """Runs a task as Django runs a request: with a fresh log of queries, and with connections that are closed when they
+    are older than CONN_MAX_AGE, or broken."""
+    db.reset_queries()
+    db.close_old_connections()
+    try:
+        return call()
+    finally:
+        # A limit must not strike while a connection is half closed.
+        with current_task.shield():
+            db.close_old_connections()
+
+
+def close_all() -> None:
+    """Closes all connections. Called in the template when all is imported: its children must not share a socket."""
+    db.connections.close_all()

@@ -1,0 +1,1 @@
+"""A small Django project, of which tests run the tasks."""
