@@ -1,7 +1,7 @@
 """Runs in the supervisor: the loop that spawns, reaps, enforces limits, and shuts down. One thread, no network.
 
-Each round: take the signals that came, reap the dead, enforce limits, start what is missing, move reload and shutdown
-on; then sleep until the next deadline or event. Nothing here waits for a socket, a lock or a log pipe.
+Each round: take the signals that came, reap the dead, enforce limits, move reload and shutdown on, start what is
+missing; then sleep until the next deadline or event. Nothing here waits for a socket, a lock or a log pipe.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ class Supervisor:
             self._reap()
             self.enforcer.enforce()
             now = time.monotonic()
-            self._start_services(now)
-            self._notice_ready(now)
-            self._spawn_children(now)
             if self.lanes.stuck(now):
                 self.dispatcher.kill()
+            self._notice_ready(now)
             self.reload.advance(now)
             self.shutdown.advance(now)
+            self._start_services(now)
+            self._spawn_children(now)
             if self.status is None:
                 self._sleep()
         self.plant.writer.flush()
@@ -268,13 +268,10 @@ class Supervisor:
         return any(slot[words.STATE] >= words.WAITING for slot in slots)
 
     def _next_event(self, now: float) -> float:
-        times = [self.shutdown.next_event(now)]
-        if not self.shutdown.begun:
-            idle = [service for service in self._services() if service.wanted and not service.pid]
-            times += [service.backoff.not_before for service in idle]
-            if len(self.pool.of(self.generations[-1].number)) < self.pool.concurrency:
-                times.append(self.pool.backoff.not_before or now + LONGEST_SLEEP)
-        return min(times)
+        """Returns when the supervisor has something to do by itself: a monotonic time, possibly never."""
+        waits = [service.backoff.not_before for service in self._services() if service.wanted and not service.pid]
+        waits.append(self.pool.backoff.not_before)
+        return min([self.shutdown.next_event(now), *(at for at in waits if at > now)])
 
     def _services(self) -> list[Service]:
         return [self.dispatcher, *(generation.template for generation in self.generations)]

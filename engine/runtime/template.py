@@ -20,8 +20,11 @@ from engine.app.settings import Settings
 from engine.contract.transport import Worker
 from engine.errors import ConfigError
 from engine.runtime import board as words
-from engine.runtime import control, log, processes, spawn
+from engine.runtime import control, processes, spawn
+from engine.runtime import log as log_setup
 from engine.runtime.board import Board
+
+log = logging.getLogger("engine.template")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def main(birth: Birth, link: socket.socket, run_child: ChildMain) -> int:
             control.tell(link, control.Failed(78, str(error)))
             return 78
         birth = Birth(**{**birth.__dict__, "app": app})
-    log.configure_child(birth.settings.worker.log_level, as_json=birth.settings.worker.json_logs)
+    log_setup.configure_child(birth.settings.worker.log_level, as_json=birth.settings.worker.json_logs)
     forget_environment()
     gc.collect()
     gc.freeze()
@@ -99,10 +102,14 @@ def _serve(birth: Birth, link: socket.socket, run_child: ChildMain) -> None:
 
 
 def _spawn(birth: Birth, link: socket.socket, run_child: ChildMain, order: control.Spawn) -> None:
-    started = spawn.child(
-        lambda pid: control.tell(link, control.Spawned(order.slot, order.spawn, pid)),
-        lambda middle: run_child(_without(birth, link), order.slot, order.spawn, middle),
-    )
+    try:
+        started = spawn.child(
+            lambda pid: control.tell(link, control.Spawned(order.slot, order.spawn, pid)),
+            lambda middle: run_child(_without(birth, link), order.slot, order.spawn, middle),
+        )
+    except OSError as error:
+        log.error("cannot fork a child: %s", error)
+        started = False
     if not started:
         control.tell(link, control.Spawned(order.slot, order.spawn, 0))
 
