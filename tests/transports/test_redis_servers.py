@@ -19,7 +19,8 @@ from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, TransportE
 from engine_redis import RedisResults, RedisTransport, failures
 from engine_redis.address import parse
 
-ACL = "~{engine}:* &{engine}:* -@all +@read +@write +@scripting +@pubsub +@connection -@dangerous +time +info +config|get +role"
+RIGHTS = "-@all +@read +@write +@scripting +@pubsub +@connection -@dangerous +time +info +config|get +role"
+ACL = f"~{{engine}}:* &{{engine}}:* {RIGHTS}"
 
 
 @pytest.fixture(scope="module")

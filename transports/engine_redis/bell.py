@@ -82,10 +82,12 @@ class Bell:
             seconds = min(seconds, self._quiet_until - time.monotonic())
         self._poll(max(seconds, 0.0))
 
-    def listen(self) -> None:
-        """Takes note of what has come, without waiting. Raises BrokerUnavailable."""
-        if self._session.connected:
-            self._poll(0.0)
+    def listen(self) -> bool:
+        """Takes note of what has come, without waiting; False: nobody has been listening. Raises BrokerUnavailable."""
+        if not self._session.connected:
+            return False
+        self._poll(0.0)
+        return True
 
     def close(self) -> None:
         """Closes the connection."""

@@ -69,7 +69,7 @@ class RedisConsumer(Consumer):
         deadline = time.monotonic() + timeout
         bell = self._bell
         self._register()
-        bell.listen()
+        self._looked = bell.listen()
         while True:
             if (limit > 0 and not bell.quiet) or bell.ordered:
                 deliveries = self._turn(limit)
@@ -110,7 +110,7 @@ class RedisConsumer(Consumer):
         return [self._take_over(id, last[id], max_crashes, max_deliveries) for id in self._watch.dead(beats)]
 
     def commands(self) -> Sequence[bytes]:
-        """See `Consumer.commands`. Those that came with the last fetch; without one since the last call, it looks."""
+        """See `Consumer.commands`. Those that the last fetch brought; without a fetch since the last call, it looks."""
         if not self._looked:
             self._turn(0)
         self._looked = False
