@@ -73,7 +73,7 @@ class EngineProcess:
         if status is None or status["state"] != "running":
             return False
         up = [row for row in status["slots"] if row["state"] != "starting"]
-        return len(up) >= status["concurrency"]
+        return len(up) >= int(status["concurrency"])
 
     @property
     def pid(self) -> int:
