@@ -47,16 +47,27 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value)
     if hasattr(type(value), "__pydantic_validator__"):
-        return value.model_dump(mode="json")
+        # By names, and without computed fields: as `from_plain` takes it back, whatever aliases the model has.
+        return value.model_dump(mode="json", by_alias=False, round_trip=True)
     raise Uncarried(type(value))
 
 
 def from_plain(wanted: Any, value: Any) -> Any:
-    """Builds a pydantic model from plain data; other types are left as they came. Raises pydantic's ValidationError
-    (a ValueError)."""
+    """Builds a pydantic model from plain data, by names or aliases; other types are left as they came.
+
+    Raises pydantic's ValidationError (a ValueError).
+    """
     if hasattr(wanted, "__pydantic_validator__") and not isinstance(value, wanted):
-        return wanted.model_validate(value)
+        # As JSON, since that is what it was: a strict model then takes text for a datetime.
+        return wanted.model_validate_json(_as_json(value), by_alias=True, by_name=True)
     return value
+
+
+def _as_json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except TypeError as error:
+        raise ValueError(f"a model is made of what JSON carries: {error}") from None
 
 
 class JsonCodec(Codec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -258,11 +259,12 @@ class FakeModel:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def model_dump(self, mode: str) -> dict[str, str]:
+    def model_dump(self, mode: str, by_alias: bool, round_trip: bool) -> dict[str, str]:
         return {"name": self.name}
 
     @classmethod
-    def model_validate(cls, value: Any) -> FakeModel:
+    def model_validate_json(cls, data: bytes, by_alias: bool, by_name: bool) -> FakeModel:
+        value = json.loads(data)
         if "name" not in value:
             raise ValueError("name: field required")
         return cls(value["name"])
