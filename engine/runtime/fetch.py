@@ -192,6 +192,8 @@ class FetchLane(Lane):
         deliveries = consumer.fetch(limit, timeout)
         self.parked = False
         if deliveries:
+            # Read anew: a reload may have brought other tasks while this lane waited.
+            registry = self._desk.registry or registry
             assert registry is not None, "with limit 0 nothing is fetched"
             held, items = self.filter.sort(deliveries, registry)
             self._fetched += len(deliveries)

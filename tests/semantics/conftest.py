@@ -28,7 +28,10 @@ Opened = Callable[[Path, pytest.FixtureRequest], str]
 
 
 def _redis(folder: Path, request: pytest.FixtureRequest) -> str:
-    served = redis_server(folder)
+    # Elsewhere: what has an engine's folder as its current directory is killed with the engine.
+    place = folder.with_name(f"{folder.name}-server")
+    place.mkdir()
+    served = redis_server(place)
     server = served.__enter__()
     request.addfinalizer(lambda: served.__exit__(None, None, None))
     return server.url

@@ -229,14 +229,16 @@ def retry_until(self, runs: int) -> int:
     try:
         if self.request.retries + 1 < runs:
             raise self.retry()
-    except Exception:
+    except Exception:  # noqa: BLE001 - as much of the code in the field does it
         return -1
     return self.request.retries
 
 
 early_retry_until = app.task(bind=True, name="early_retry_until", acks_late=False, max_retries=5)(
-    lambda self, runs: note("start", self.request.id, self.request.retries)
-    or (self.request.retries if self.request.retries + 1 >= runs else self.retry(countdown=0))
+    lambda self, runs: (
+        note("start", self.request.id, self.request.retries)
+        or (self.request.retries if self.request.retries + 1 >= runs else self.retry(countdown=0))
+    )
 )
 
 
@@ -270,7 +272,9 @@ def retry_and_tell(self) -> dict:
     return _told(self)
 
 
-@app.task(bind=True, autoretry_for=(Sour,), dont_autoretry_for=(Sweet,), retry_kwargs={"max_retries": 2, "countdown": 0})
+@app.task(
+    bind=True, autoretry_for=(Sour,), dont_autoretry_for=(Sweet,), retry_kwargs={"max_retries": 2, "countdown": 0}
+)
 def auto(self, kind: str):
     note("start", self.request.id, self.request.retries)
     raise {"Sour": Sour, "Sweet": Sweet, "KeyError": KeyError}[kind]("again")
@@ -333,6 +337,20 @@ def wait_at(self, name: str) -> str:
     note("start", self.request.id, self.request.deliveries)
     hold(name)
     return name
+
+
+@app.task(bind=True, base=Hooked)
+def hooked_wait(self, name: str) -> str:
+    note("start", self.request.id)
+    hold(name)
+    return name
+
+
+@app.task(bind=True)
+def end_at_gate(self, name: str) -> list[int]:
+    note("start", self.request.id)
+    hold(name)
+    return [self.request.deliveries, self.request.run.crashes]
 
 
 @app.task(bind=True)
@@ -465,7 +483,7 @@ def deaf(self) -> str:
         try:
             while True:
                 time.sleep(0.01)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the worst that a task can do
             note("ignored", self.request.id)
 
 
