@@ -13,6 +13,9 @@ from engine_redis.connection import Argument, Connection, Reply, dial
 from engine_redis.failures import RECONNECT, code_of, failure, kind_of
 from engine_redis.scripts import Script
 
+_HOPS = 3
+"""Nodes of a Cluster that are followed from one to the next."""
+
 
 class Session:
     """One connection at a time to the server that holds the namespace. Connects at the first use, and after an error at
@@ -135,15 +138,26 @@ class Session:
             raise self._lost(error) from None
 
     def _connect_cluster(self) -> Connection:
-        """Connects to the node that was named, else to any: it says which one has the namespace."""
-        problem: OSError | None = None
-        for host, port in [self._node] if self._node is not None else self.address.hosts:
+        """Connects to the node that was named last, or any, and goes on to the one that it says has the namespace."""
+        connection = self._login_to_any([self._node] if self._node is not None else self.address.hosts)
+        for _ in range(_HOPS):
+            # A key that does not exist is as good as any: all keys of the namespace are in one slot.
+            reply = connection.call("EXISTS", self.address.prefix)
+            if type(reply) is not hiredis.ReplyError or code_of(str(reply)) != "MOVED":
+                return connection
+            connection.close()
+            self._node = _moved_to(str(reply))
+            connection = self._login(*self._node)
+        return connection
+
+    def _login_to_any(self, hosts: Sequence[tuple[str, int]]) -> Connection:
+        problems = []
+        for host, port in hosts:
             try:
                 return self._login(host, port)
             except OSError as error:
-                problem = error
-        assert problem is not None, "an address has a host"
-        raise problem
+                problems.append(f"{written(host, port)}: {_reason(error, self.address.timeout)}")
+        raise ConnectionError("; ".join(problems))
 
     def _ask_sentinels(self) -> tuple[str, int]:
         address = self.address
