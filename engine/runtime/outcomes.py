@@ -49,12 +49,15 @@ class Outcomes:
         """Runs that an earlier dispatcher began, by claim: their deliveries come with the reconciliation."""
         self._deferred: list[tuple[Entry, wire.Death]] = []
         """Deaths of such runs."""
+        self._inheriting = False
+        """Until claims were compared with the broker: a run that is not in the table may be an earlier dispatcher's."""
 
     # At the start.
 
     def inherit(self) -> None:
         """Takes over what an earlier dispatcher left: packets that no child has taken, and runs that go on."""
         desk = self._desk
+        self._inheriting = True
         desk.handoff.add_first(filter(None, [self._leftover(packet) for packet in desk.handoff.read_leftovers()]))
         self._searches.append((Search(desk.crew, desk.handoff.inflight), None))
         # The board before the sockets: what is on it now is in a socket later, not the other way round.
@@ -83,6 +86,7 @@ class Outcomes:
 
     def reconciled(self, result: Reconciled) -> None:
         """Adopts runs, now that their deliveries are known, and sees to the deaths among them."""
+        self._inheriting = False
         inherited, self._inherited = self._inherited, {}
         deaths = {death.claim: death.sequence for _, death in self._deferred}
         for delivery in result.held if inherited or deaths else ():
@@ -231,7 +235,7 @@ class Outcomes:
             self._searches.append((Search(desk.crew, desk.handoff.inflight), entry))
         elif desk.crew.ended[entry.journal.slot] >= death.sequence:
             self._done(entry)  # its outcome lies before its death, and counts
-        elif death.sequence in desk.handoff.inflight or desk.knows_all:
+        elif death.sequence in desk.handoff.inflight or not self._inheriting:
             self._died_running(entry, death)
         else:
             self._deferred.append((entry, death))
