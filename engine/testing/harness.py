@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from engine.testing.faults.points import VARIABLE as POINTS_VARIABLE
+
 T = TypeVar("T")
 DEADLINE = 20.0
 """Seconds after which a state that a test waits for is taken to never come."""
@@ -50,7 +52,8 @@ class EngineProcess:
 
     def start(self, *, wait: bool = True, stderr: Any = None, own_group: bool = False) -> EngineProcess:
         """Starts it, in a process group of its own if asked; with ``wait``, returns when it runs."""
-        command = [sys.executable, "-m", "engine.cli.main", "start", "-c", str(self.config), *self.args]
+        program = "engine.testing.faults" if POINTS_VARIABLE in self.env else "engine.cli.main"
+        command = [sys.executable, "-m", program, "start", "-c", str(self.config), *self.args]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -177,9 +180,16 @@ def _python_path(folder: Path) -> str:
 
 
 def toml(
-    app: str, *, broker: str = "sqlite:///engine.db", concurrency: int = 2, worker: str = "", rest: str = ""
+    app: str,
+    *,
+    broker: str = "sqlite:///engine.db",
+    results: str | None = None,
+    concurrency: int = 2,
+    worker: str = "",
+    rest: str = "",
 ) -> str:
-    """Returns a configuration for tests: runtime files and database in the engine's own folder, late acks."""
+    """Returns a configuration for tests: runtime files and database in the engine's own folder, late acks. Without
+    ``results`` they are kept at the broker's URL."""
     return f"""
 [engine]
 name = "test"
@@ -190,7 +200,7 @@ runtime_dir = "{{folder}}/run"
 url = "{broker}"
 
 [results]
-url = "{broker}"
+url = "{results or broker}"
 
 [worker]
 concurrency = {concurrency}

@@ -20,6 +20,7 @@ from engine.testing.faults.brokers import Broker, broker
 from engine.testing.faults.feeder import Feeder
 from engine.testing.faults.judgement import Kill, Verdict, blame, recovery
 from engine.testing.faults.ledger import Ledger
+from engine.testing.faults.points import VARIABLE
 from engine.testing.harness import EngineProcess, toml, wait_for
 
 WEIGHTS = {"child": 70, "dispatcher": 20, "template": 5, "tree": 10}
@@ -44,6 +45,8 @@ class Plan:
     every: float = 0.3
     broker_every: float = 2.0
     ahead: int = 400
+    points: str = ""
+    """As ENGINE_TEST_POINTS, of the first engine; one started after it has none."""
 
 
 class Chaos:
@@ -97,7 +100,8 @@ class Chaos:
         plan, begun = self.plan, time.monotonic()
         next_kill, next_broker = begun + plan.every, begun + plan.broker_every
         while (now := time.monotonic()) < begun + plan.seconds or len(feeder.ids) < plan.tasks:
-            self._check(feeder)
+            self._check_engine()
+            assert feeder.failure is None, f"sending failed: {feeder.failure!r}"
             if self._kinds and now >= next_kill:
                 next_kill = now + plan.every
                 self._kill(self._pick())
@@ -105,12 +109,6 @@ class Chaos:
                 self._kill_broker()
                 next_broker = time.monotonic() + plan.broker_every
             time.sleep(0.005)
-
-    def _check(self, feeder: Feeder) -> None:
-        process = self.engine.process
-        assert process is not None
-        assert process.poll() is None, f"the engine exited with {process.returncode}: {self.engine.log[-1000:]}"
-        assert feeder.failure is None, f"sending failed: {feeder.failure!r}"
 
     def _pick(self) -> str:
         return self._random.choices(self._kinds, [WEIGHTS[kind] for kind in self._kinds])[0]
@@ -141,11 +139,13 @@ class Chaos:
 
     def _kill_tree(self) -> None:
         at = time.monotonic()
-        self.engine.signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            self.engine.signal(signal.SIGKILL)
         self.engine.kill_tree()
         self.kills.append(Kill("tree", at))
         self.ledger.read()
         self.torn.append({id for id in self.ledger.by_id if id not in self._finals(self.ledger.by_id)})
+        self.engine.env.pop(VARIABLE, None)
         self.engine.start(wait=False)
 
     def _kill_broker(self) -> None:
@@ -190,7 +190,10 @@ class Chaos:
 
     def _check_engine(self) -> None:
         process = self.engine.process
-        assert process is not None
+        assert process is not None, "run() started it"
+        if process.poll() == -signal.SIGKILL and self.plan.points:
+            self._kill_tree()  # it killed its supervisor itself
+            return
         assert process.poll() is None, f"the engine exited with {process.returncode}: {self.engine.log[-1000:]}"
 
     def _judge(self, verdict: Verdict, feeder: Feeder) -> None:
@@ -224,7 +227,7 @@ class Chaos:
         config = toml(
             "engine.testing.faults.tasks", broker=self.broker.url, concurrency=self.plan.children, worker=worker
         ).replace(f'[results]\nurl = "{self.broker.url}"', f'[results]\nurl = "{self.broker.results}"')
-        return EngineProcess(self.folder, config)
+        return EngineProcess(self.folder, config, env={VARIABLE: self.plan.points} if self.plan.points else {})
 
     def _close(self) -> None:
         if hasattr(self, "engine"):
