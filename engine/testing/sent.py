@@ -107,24 +107,45 @@ def assert_sent(
     by the function's parameters: ``(1, 2)`` fits a call with ``y=2``. ``count``: how many must fit. Further keywords
     are attributes of `Sent`: ``queue="slow"``, ``countdown=60``. Raises AssertionError that lists what was sent.
     """
-    unknown = set(expected) - set(_ATTRIBUTES)
-    if unknown:
-        raise TypeError(f"assert_sent() has no option {', '.join(sorted(unknown))}: there are {', '.join(_ATTRIBUTES)}")
-    sent = sent_by(where, task)
-    if args is not None or kwargs is not None:
-        sent = [one for one in sent if _fits(where, one, list(args or ()), dict(kwargs or {}))]
-    fitting = [one for one in sent if all(getattr(one, name) == value for name, value in expected.items())]
+    if count is not None and count < 1:
+        raise ValueError("count is at least 1: assert_not_sent() checks that there is none")
+    fitting = _fitting(where, args, kwargs, task, expected)
     wanted = _described(where, task, args, kwargs, expected)
     assert fitting if count is None else len(fitting) == count, (
         f"{len(fitting)} messages fit {wanted}{'' if count is None else f', not {count}'}; sent were: {_listed(where)}"
     )
-    return fitting[0] if fitting else Sent("", "", [], {}, "", None, None, None, None, {}, 0, "")
+    return fitting[0]
 
 
-def assert_not_sent(where: App | Task[..., Any], *, task: str | None = None) -> None:
-    """Checks that a task (or anything by an app) was not sent. Raises AssertionError."""
+def assert_not_sent(
+    where: App | Task[..., Any],
+    args: Iterable[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    task: str | None = None,
+    **expected: Any,
+) -> None:
+    """Checks that nothing of the kind was sent; arguments as `assert_sent`. Raises AssertionError."""
+    fitting = _fitting(where, args, kwargs, task, expected)
+    wanted = _described(where, task, args, kwargs, expected)
+    assert not fitting, f"{len(fitting)} messages fit {wanted}; sent were: {_listed(where)}"
+
+
+def _fitting(
+    where: App | Task[..., Any],
+    args: Iterable[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    task: str | None,
+    expected: Mapping[str, Any],
+) -> list[Sent]:
+    unknown = set(expected) - set(_ATTRIBUTES)
+    if unknown:
+        raise TypeError(f"Sent has no attribute {', '.join(sorted(unknown))}: there are {', '.join(_ATTRIBUTES)}")
     sent = sent_by(where, task)
-    assert not sent, f"sent were: {_listed(where)}"
+    if args is not None or kwargs is not None:
+        positional, named = list(args or ()), dict(kwargs or {})
+        sent = [one for one in sent if _fits(where, one, positional, named)]
+    return [one for one in sent if all(getattr(one, name) == value for name, value in expected.items())]
 
 
 def _fits(where: App | Task[..., Any], one: Sent, args: list[Any], kwargs: dict[str, Any]) -> bool:

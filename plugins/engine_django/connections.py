@@ -23,6 +23,12 @@ def around_task(call: Callable[[], Any]) -> Any:
             db.close_old_connections()
 
 
-def close_all() -> None:
-    """Closes all connections. Called in the template when all is imported: its children must not share a socket."""
-    db.connections.close_all()
+def close_idle() -> None:
+    """Closes all connections but those in a transaction.
+
+    Called when all task modules are imported: the template's children must not share a socket, and no transaction is
+    open there; the transaction of a test that imports them goes on.
+    """
+    for connection in db.connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()

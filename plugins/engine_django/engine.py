@@ -68,7 +68,7 @@ class Engine(Plain):
         from engine_django import connections  # late: Django's settings may not be there when this module is imported
 
         names = super().import_tasks()
-        connections.close_all()
+        connections.close_idle()
         self.around = connections.around_task
         return names
 

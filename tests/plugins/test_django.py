@@ -172,6 +172,23 @@ print(json.dumps([text, connection.connection is held]))
     assert site.web(program, **env) == ["hello", True]
 
 
+def test_the_transaction_of_a_test_outlives_eager_tasks(site: Site) -> None:
+    program = """
+from django.db import connection, transaction
+from engine.testing import eager
+from engine.testing.apps import app_under_test
+with transaction.atomic():
+    note = Note.objects.create(text="hello")
+    held = connection.connection
+    with eager(app_under_test()) as made:
+        text = tasks.count.delay(note.id).get()
+    same = connection.connection is held
+    transaction.set_rollback(True)
+print(json.dumps([text, same, Note.objects.count(), [ran.task for ran in made.runs]]))
+"""
+    assert site.web(program) == ["hello", True, 0, ["notes.tasks.count"]]
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

@@ -132,5 +132,9 @@ def test_what_was_not_sent_is_an_error_that_lists_what_was() -> None:
             assert_sent(shop.remind, count=2)
         with pytest.raises(AssertionError):
             assert_not_sent(shop.remind)
-        with pytest.raises(TypeError, match="no option color"):
+        with pytest.raises(TypeError, match="no attribute color"):
             assert_sent(shop.remind, color="red")
+        assert_not_sent(shop.remind, (2,))
+        assert_not_sent(shop.remind, queue="slow")
+        with pytest.raises(ValueError, match="assert_not_sent"):
+            assert_sent(shop.remind, count=0)
