@@ -7,9 +7,8 @@ import socket
 import time
 from typing import Any
 
-from servers import RedisServer
-
 from engine.contract import Ack, Consumer, Delivery, Envelope, Record, Transport, Worker
+from servers import RedisServer
 
 QUEUE = "default"
 DEADLINE = 20.0

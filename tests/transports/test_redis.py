@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from servers import RedisServer, redis_server
 
 from engine.testing.results_suite import ResultsSuite
 from engine.testing.transport_suite import TransportSuite
 from engine_redis import RedisResults, RedisTransport
+from servers import RedisServer, redis_server
 
 
 @pytest.fixture(scope="module")

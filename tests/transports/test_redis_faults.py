@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from proxy import Proxy
 from redis_rig import QUEUE, ack_all, consumer_of, publish, put_pressure, record, take, worker
-from servers import RedisServer, redis_server
 
 from engine.contract import Ack, Again, Batch, Consumer, Dead, Delivery, Envelope, Release
 from engine.errors import BrokerFull, BrokerUnavailable
 from engine_redis import RedisResults, RedisTransport
+from servers import RedisServer, redis_server
 
 
 @pytest.fixture(scope="module")

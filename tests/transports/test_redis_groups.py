@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from redis_rig import DEADLINE, QUEUE, ack_all, consumer_of, publish, record, take, worker
-from servers import RedisServer, Sentinel, redis_server
 
 from engine.contract import Ack
 from engine.errors import BrokerUnavailable, ConfigError
 from engine_redis import RedisResults, RedisTransport
+from servers import RedisServer, Sentinel, redis_server
 
 
 def until(condition, what: str) -> None:  # type: ignore[no-untyped-def]  # any callable without arguments

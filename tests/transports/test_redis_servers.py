@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from redis_rig import QUEUE, ack_all, consumer_of, publish, record, take
-from servers import RedisServer, redis_server
 
 from engine.contract import Ack, Worker
 from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, TransportError
 from engine_redis import RedisResults, RedisTransport, failures
 from engine_redis.address import parse
+from servers import RedisServer, redis_server
 
 RIGHTS = "-@all +@read +@write +@scripting +@pubsub +@connection -@dangerous +time +info +config|get +role"
 ACL = f"~{{engine}}:* &{{engine}}:* {RIGHTS}"

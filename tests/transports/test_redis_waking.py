@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from redis_rig import DEADLINE, QUEUE, ack_all, consumer_of, publish, record, take, worker
-from servers import RedisServer, redis_server
 
 from engine.contract import Ack, Consumer, Delivery, Record, Release
 from engine_redis import RedisResults, RedisTransport
+from servers import RedisServer, redis_server
 
 
 @pytest.fixture(scope="module")

@@ -70,8 +70,7 @@ class RedisResults(ResultBackend):
                 ended = self._look(list(missing))
                 look_at = now + _LOOK_AGAIN
             else:
-                told = [id for id in self._told(min(deadline, look_at) - now) if id in missing]
-                ended = [record for record in self.get(told).values() if record.final] if told else []
+                ended = [record for record in self._told(min(deadline, look_at) - now) if record.id in missing]
             for record in ended:
                 del missing[record.id]
             yield from ended
@@ -105,13 +104,25 @@ class RedisResults(ResultBackend):
             found += _records(part, kept).values()
         return found
 
-    def _told(self, seconds: float) -> list[str]:
-        """Waits for a notification; returns the ids that it was about."""
+    def _told(self, seconds: float) -> list[Record]:
+        """Waits for notifications; returns the records that they were about. Large ones have to be asked for."""
         poll = select.poll()
         poll.register(self._listening.connection(), select.POLLIN)
         if not poll.poll(max(1.0, seconds * 1000)):
             return []
-        return [reply[2].decode() for reply in self._listening.read_some() if reply[0] == b"message"]
+        found: dict[str, Record] = {}
+        asked: list[str] = []
+        for kind, _, text in self._listening.read_some():
+            if kind == b"message":
+                size, _, rest = text.partition(b" ")
+                id, kept = rest[: int(size)].decode(), rest[int(size) :]
+                record = unpack_record(id, kept) if kept else None
+                if record is None:
+                    asked.append(id)
+                else:
+                    found[id] = record
+        found |= {id: record for id, record in self.get(asked).items() if record.final}
+        return list(found.values())
 
 
 def _records(ids: Iterable[str], kept: Iterable[bytes | None]) -> dict[str, Record]:

@@ -20,14 +20,18 @@ local function is_older(new, old)
   return deliveries < old_deliveries
 end
 
-local function notify(ids)
+-- Records up to this size are sent along with the word that they are there.
+local SMALL = 16384
+
+local function notify(ids, kept)
   if #ids == 0 or call('EXISTS', ns .. 'waiting') == 0 then
     return
   end
   for i, channels in ipairs(read_sliced('HMGET', ns .. 'waiting', ids)) do
     if channels then
+      local record = #kept[i] <= SMALL and kept[i] or ''
       for channel in string.gmatch(channels, '%S+') do
-        call('PUBLISH', channel, ids[i])
+        call('PUBLISH', channel, #ids[i] .. ' ' .. ids[i] .. record)
       end
       call('HDEL', ns .. 'waiting', ids[i])
       call('ZREM', ns .. 'waitends', ids[i])
@@ -55,7 +59,7 @@ local function keep_record(from, expires)
 end
 
 local function keep_records(indexes, expires)
-  local final = {}
+  local final, kept = {}, {}
   for _, from in ipairs(indexes) do
     local ended, refused = keep_record(from, expires)
     if refused then
@@ -63,8 +67,9 @@ local function keep_records(indexes, expires)
     end
     if ended then
       final[#final + 1] = ARGV[from + 1]
+      kept[#kept + 1] = ARGV[from + 2]
     end
   end
-  notify(final)
+  notify(final, kept)
   return nil
 end

@@ -92,7 +92,13 @@ function end_as.release(id, order, line, from)
   end
   if due == '' then
     returned[#returned + 1] = {tonumber(order), line, id}
-  else
+    return
+  end
+  -- It comes behind the others: a new number says so when it is given back one day.
+  local _, _, body = read(call('HGET', messages, id) or '')
+  if body then
+    order = digits(numbers(1))
+    call('HSET', messages, id, order .. ' ' .. line .. '\n' .. body)
     wait_until(order .. ' ' .. id, line, due)
   end
 end
