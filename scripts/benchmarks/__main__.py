@@ -1,0 +1,129 @@
+"""Measures the engine and its peers side by side: `scripts/bench`.
+
+Contenders take turns (A B C, A B C, ...), and the figures are medians. CPU time, user and system, is of the whole
+worker tree, read from /proc: it says more than wall time on a machine that has other work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import alone
+import report
+import versus
+from contenders import CONTENDERS, Contender
+from servers import Server, is_there, rabbitmq_server, redis_server
+from versus import Figures, Servers
+
+RESULTS = Path(__file__).resolve().parent / "results"
+Measure = Callable[[Contender, Servers], Figures]
+
+
+def main() -> int:
+    """Does what the command line asks for."""
+    options = _options()
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        servers = _servers(stack, options)
+        contenders = [one for one in CONTENDERS if _takes_part(one, servers, options)]
+        results = report.head(servers)
+        for name, (measure, rounds, takes) in _scenarios(options).items():
+            if options.scenarios and not any(name.startswith(one) for one in options.scenarios):
+                continue
+            print(f"\n{name}", file=sys.stderr)
+            chosen = [one for one in contenders if takes(one)]
+            results["scenarios"][name] = _take_turns(measure, chosen, servers, rounds)
+            print(report.table(name, results["scenarios"][name]), flush=True)
+    results["seconds"] = round(time.monotonic() - started)
+    _keep(results, Path(options.output))
+    return 0
+
+
+def _take_turns(
+    measure: Measure, contenders: list[Contender], servers: Servers, rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    found: dict[str, dict[str, list[float]]] = {one.name: {} for one in contenders}
+    for number in range(rounds):
+        for contender in contenders:
+            print(f"  {number + 1}/{rounds} {contender.name}", file=sys.stderr)
+            for figure, value in measure(contender, servers).items():
+                found[contender.name].setdefault(figure, []).append(value)
+    return found
+
+
+def _scenarios(options: argparse.Namespace) -> dict[str, tuple[Measure, int, Callable[[Contender], bool]]]:
+    """Returns by name what is measured, how often, and who takes part."""
+    scale = 0.3 if options.quick else 1.0
+    few, many = (1, 1) if options.quick else (options.rounds, options.rounds + 2)
+
+    def everybody(one: Contender) -> bool:
+        return True
+
+    def clients(one: Contender) -> bool:
+        return one.latency or one.module == "floor"
+
+    def workers(one: Contender) -> bool:
+        return one.latency
+
+    found: dict[str, tuple[Measure, int, Callable[[Contender], bool]]] = {
+        "drain": (partial(versus.drain, keep=False, scale=scale), many, everybody),
+        "drain, results": (partial(versus.drain, keep=True, scale=scale), many, everybody),
+        "enqueue": (partial(versus.enqueue, scale=scale), few, clients),
+        "round trip": (partial(versus.round_trip, scale=scale), few, workers),
+        "one way": (partial(versus.one_way, scale=scale), few, workers),
+        "idle, 2 children": (partial(versus.idle, children=2, seconds=1 if options.quick else 5), few, workers),
+        "start": (versus.start, many, workers),
+    }
+    if not options.quick:
+        found["idle, 8 children"] = (partial(versus.idle, children=8), few, workers)
+        found |= alone.scenarios(options, few)
+    return found
+
+
+def _takes_part(contender: Contender, servers: Servers, options: argparse.Namespace) -> bool:
+    if contender.broker != "none" and contender.broker not in servers:
+        return False
+    if options.contenders:
+        return any(wanted in contender.name for wanted in options.contenders)
+    return contender.quick or not options.quick
+
+
+def _servers(stack: contextlib.ExitStack, options: argparse.Namespace) -> dict[str, Server]:
+    folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-bench-"))) for _ in range(2)]
+    servers = {"redis": stack.enter_context(redis_server(folders[0]))}
+    wanted = not options.quick and importlib.util.find_spec("engine_rabbitmq") is not None
+    if wanted and is_there("rabbitmq-server"):
+        servers["rabbitmq"] = stack.enter_context(rabbitmq_server(folders[1]))
+    return servers
+
+
+def _keep(results: report.Results, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "figures.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    (folder / "figures.md").write_text(report.markdown(results))
+    report.draw(results, folder)
+    print(f"\nwritten to {folder}, after {results['seconds']} s", file=sys.stderr)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="less of everything, one round: under two minutes")
+    parser.add_argument("--full", action="store_true", help="with 1,000,000 waiting messages")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (drains and starts: two more)")
+    parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="only those whose name begins so")
+    parser.add_argument("--contenders", nargs="+", metavar="PART", help="only those whose name contains this")
+    parser.add_argument("--output", default=str(RESULTS), help="folder for figures and chart")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

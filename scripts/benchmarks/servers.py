@@ -1,0 +1,166 @@
+"""Servers of our own: on ports of their own, in a folder of their own, with nothing of the machine's configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import hiredis
+
+from trees import Tree
+
+DEADLINE = 60.0
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/rabbitmq/bin"])
+
+
+class Server:
+    """One server that runs."""
+
+    def __init__(self, name: str, url: str, process: subprocess.Popen[bytes], version: str) -> None:
+        self.name = name
+        self.url = url
+        self.version = version
+        self.process = process
+        self.tree = Tree(process.pid)
+
+    def empty(self) -> None:
+        """Deletes all that is in it."""
+        raise NotImplementedError
+
+
+class Redis(Server):
+    """A Redis."""
+
+    def empty(self) -> None:
+        """See `Server.empty`."""
+        redis_call(int(self.url.rpartition(":")[2].partition("/")[0]), b"FLUSHALL", b"SYNC")
+
+
+class RabbitMQ(Server):
+    """A RabbitMQ; its control program finds it through the environment."""
+
+    env: Mapping[str, str] = {}
+
+    def empty(self) -> None:
+        """See `Server.empty`. Its control program knows no verb for all queues at once."""
+        program = '[rabbit_amqqueue:delete(Q, false, false, <<"bench">>) || Q <- rabbit_amqqueue:list()], ok.'
+        env = {**os.environ, "PATH": PATH, **self.env}
+        subprocess.run([_need("rabbitmqctl"), "eval", program], env=env, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path) -> Iterator[Server]:
+    """Runs a Redis that keeps its data in memory only, as all contenders are measured against the same."""
+    port = _free_port()
+    program = _need("redis-server")
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with _running([*command, "--dir", str(folder)], folder / "redis.log", {}) as process:
+        _wait_for(lambda: redis_call(port, b"PING") == b"PONG", process, "Redis")
+        text = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+        yield Redis("redis", f"redis://127.0.0.1:{port}/0", process, text.split("v=")[1].split()[0])
+
+
+@contextlib.contextmanager
+def rabbitmq_server(folder: Path) -> Iterator[Server]:
+    """Runs a RabbitMQ of one node."""
+    port, distribution = _free_port(), _free_port()
+    env = {
+        "RABBITMQ_NODENAME": f"bench{port}@localhost",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+        "HOME": str(folder),
+    }
+    (folder / "plugins").write_text("[].\n")
+    # Messages wait on this machine's disk, whatever is free there.
+    (folder / "rabbitmq.conf").write_text("disk_free_limit.absolute = 50MB\n")
+    with _running([_need("rabbitmq-server")], folder / "rabbitmq.log", env) as process:
+        _wait_for(lambda: _greets(port), process, "RabbitMQ")
+        server = RabbitMQ("rabbitmq", f"amqp://guest:guest@127.0.0.1:{port}/%2f", process, _version_of_rabbitmq(folder))
+        server.env = env
+        yield server
+
+
+def redis_call(port: int, *words: bytes) -> object:
+    """Sends one command over a connection of its own. Raises OSError."""
+    with socket.create_connection(("127.0.0.1", port), 30) as sock:
+        sock.sendall(hiredis.pack_command(words))
+        reader = hiredis.Reader()
+        while (reply := reader.gets()) is False:
+            data = sock.recv(65536)
+            if not data:
+                raise ConnectionError("Redis hung up")
+            reader.feed(data)
+        return reply
+
+
+def is_there(program: str) -> bool:
+    """Is this server installed?"""
+    return shutil.which(program, path=PATH) is not None
+
+
+@contextlib.contextmanager
+def _running(command: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, "PATH": PATH, **env}
+        )
+    try:
+        yield process
+    finally:
+        tree = Tree(process.pid)
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        tree.kill()
+
+
+def _wait_for(condition: object, process: subprocess.Popen[bytes], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError):
+            if condition():  # type: ignore[operator]
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"{what} did not start: see its log, or install it with scripts/servers")
+
+
+def _greets(port: int) -> bool:
+    """An AMQP server that is up answers the protocol's header with a method frame."""
+    with socket.create_connection(("127.0.0.1", port), 5) as sock:
+        sock.settimeout(5)
+        sock.sendall(b"AMQP\x00\x00\x09\x01")
+        return sock.recv(1) == b"\x01"
+
+
+def _version_of_rabbitmq(folder: Path) -> str:
+    for file in sorted((folder / "log").glob("*.log")):
+        for line in file.read_text(errors="replace").splitlines():
+            if "Starting RabbitMQ " in line:
+                return line.split("Starting RabbitMQ ")[1].split()[0]
+    return "?"
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _need(program: str) -> str:
+    found = shutil.which(program, path=PATH)
+    if found is None:
+        raise SystemExit(f"{program} is not installed: run scripts/servers")
+    return found
