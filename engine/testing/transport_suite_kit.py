@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -186,13 +187,15 @@ class OtherProcess:
             [sys.executable, "-m", "engine.testing.transport_suite_process", json.dumps(order)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdout=subprocess.PIPE,
+            bufsize=0,  # what was read ahead could not be waited for
         )
-        assert self.process.stdout is not None
-        self._lines = iter(self.process.stdout)
 
     def hear(self) -> str:
         """Waits for its next line; "" is its end."""
-        return next(self._lines, b"").decode().strip()
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], DEADLINE)
+        assert ready, f"waited {DEADLINE:g} s for another process to say something"
+        return self.process.stdout.readline().decode().strip()
 
     def until(self, line: str) -> None:
         """Waits until it has said ``line``."""
@@ -207,7 +210,8 @@ class OtherProcess:
 
     def rest(self) -> list[str]:
         """Returns the whole lines that it said and that nobody has heard yet. It must be dead."""
-        return [line.decode().strip() for line in self._lines if line.endswith(b"\n")]
+        assert self.process.stdout is not None
+        return [line.decode().strip() for line in self.process.stdout if line.endswith(b"\n")]
 
     def close(self) -> None:
         """Kills it, and forgets what it said."""

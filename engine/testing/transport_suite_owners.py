@@ -64,7 +64,7 @@ class OwnersTests(TransportKit):
         first.until("ready")
         first.kill()
         if not rig.capabilities.keeps_claims:
-            assert list(rig.transport.consume([QUEUE], worker).reconcile([]).held) == []
+            assert rig.transport.counts([QUEUE])[QUEUE].claimed == 0
             return
         other = rig.consumer(transport=rig.another())
         assert rig.is_empty(other)
@@ -188,7 +188,7 @@ class OwnersTests(TransportKit):
     def test_a_process_killed_between_any_two_steps_loses_nothing(self, rig: Rig, round: int) -> None:
         if rig.capabilities.in_process or not rig.capabilities.durable:
             pytest.skip("what the broker holds dies with its process")
-        ids = {f"m{n}" for n in range(60)}
+        ids = {f"m{n}" for n in range(150)}
         for id in sorted(ids):
             body = b"again" if int(id[1:]) % 3 == 0 else b"once"
             rig.transport.publish([Envelope(id=id, body=body)])

@@ -69,12 +69,13 @@ def work(transport: Transport, worker: Worker) -> None:
     say("working")
     while True:
         taken = consumer.fetch(5, 0.2)
-        if taken:
+        if not taken:
+            say("idle")
+        else:
             say("fetched", *(delivery.id for delivery in taken))
             consumer.renew([delivery.claim for delivery in taken])
             consumer.settle([_end(delivery) for delivery in taken])
             say("settled", *(delivery.id for delivery in taken if not _is_retried(delivery)))
-        time.sleep(0)
 
 
 def _is_retried(delivery: Delivery) -> bool:

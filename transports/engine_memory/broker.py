@@ -171,7 +171,7 @@ class Broker:
         """Remembers revocations; takes out what is ready or delayed, and returns where it was."""
         now = time.time()
         self.revoked = {id: end for id, end in self.revoked.items() if end > now}
-        self.revoked.update((id, until) for id in ids)
+        self.revoked.update((id, max(until, self.revoked.get(id, until))) for id in ids)
         alive = (self.alive.get(id) for id in dict.fromkeys(ids))
         entries = [entry for entry in alive if entry is not None and entry.place != CLAIMED]
         found = [entry.found() for entry in entries]
