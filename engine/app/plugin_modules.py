@@ -76,11 +76,11 @@ def from_file(text: str) -> ModuleType:
 
 def check(module: ModuleType, what: str) -> None:
     """Raises PluginError unless the module has hooks, all of them known and with arguments that their hook has."""
-    found = list(_implementations(module))
+    found = implementations(module)
     if not found:
         raise PluginError(f"{what} has no hooks: mark its functions with @hookimpl (from engine.contract)")
     specs = dict(_specifications())
-    for name, function in found:
+    for name, function in found.items():
         if name not in specs:
             raise PluginError(f"{what}: {name} is not a hook{did_you_mean(name, specs) or _known(specs)}")
         allowed = inspect.signature(specs[name]).parameters
@@ -90,6 +90,16 @@ def check(module: ModuleType, what: str) -> None:
                 f"{what}: {name}() takes {', '.join(unknown)}, which the hook does not give: "
                 f"write def {name}({', '.join(allowed)})"
             )
+
+
+def implementations(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """Returns the hooks of a module, by the names of what they implement."""
+    found = {}
+    for name, value in vars(module).items():
+        options = getattr(value, f"{PROJECT}_impl", None) if inspect.isroutine(value) else None
+        if isinstance(options, dict):
+            found[options.get("specname") or name] = value
+    return found
 
 
 def manager(modules: dict[str, ModuleType]) -> pluggy.PluginManager:
@@ -136,13 +146,6 @@ def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> str:
 
 def _distribution(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else "an unknown distribution"
-
-
-def _implementations(module: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
-    for name, value in vars(module).items():
-        options = getattr(value, f"{PROJECT}_impl", None) if inspect.isroutine(value) else None
-        if isinstance(options, dict):
-            yield options.get("specname") or name, value
 
 
 def _specifications() -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import click
 
@@ -38,13 +38,11 @@ def command(config: str | None, name: str | None, as_json: bool, app: str | None
     for finding in _findings(configured, not no_connect):
         findings.append(finding)
         if not as_json and not (quiet and finding.level == "ok"):
-            _print(finding)
+            show(finding)
     if as_json:
         values = {key: {"value": json.loads(value), "origin": origin} for key, value, origin in configured.values()}
-        output.as_json(
-            {"settings": values, "findings": [{"level": f.level, "about": f.about, "text": f.text} for f in findings]}
-        )
-    return _status({finding.level for finding in findings})
+        output.as_json({"settings": values, "findings": [vars(finding) for finding in findings]})
+    return status_of_findings(findings)
 
 
 def _findings(config: Config, connect: bool) -> Iterator[Finding]:
@@ -63,12 +61,15 @@ def _values(config: Config) -> None:
     click.echo()
 
 
-def _print(finding: Finding) -> None:
+def show(finding: Finding) -> None:
+    """Prints one finding."""
     level = output.styled(f"{finding.level:8}", fg=COLOURS[finding.level])
     click.echo(f"{level}{finding.about:9}{finding.text}")
 
 
-def _status(levels: set[str]) -> int:
+def status_of_findings(findings: Iterable[Finding]) -> int:
+    """Returns the exit status: 78 for an error, else 75 when a server could not be reached, else 0."""
+    levels = {finding.level for finding in findings}
     if "error" in levels:
         return CONFIGURATION
     return TRY_LATER if "later" in levels else OK

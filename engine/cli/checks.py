@@ -98,8 +98,8 @@ def results(settings: Settings, connect: bool) -> Iterator[Finding]:
 
 def app(settings: Settings) -> Iterator[Finding]:
     """The app: does it import, which tasks has it, what would a fork of it break, do its settings fit."""
-    threads, sockets = set(threading.enumerate()), _sockets()
-    tasks_before = _native_threads()
+    threads, sockets = set(threading.enumerate()), open_sockets()
+    tasks_before = native_threads()
     try:
         engine = load_app(settings)
     except ConfigError as error:
@@ -107,7 +107,7 @@ def app(settings: Settings) -> Iterator[Finding]:
         return
     names = sorted(engine.tasks)
     yield Finding("ok", "app", f"{settings.engine.app}: {len(names)} tasks: {', '.join(names) or 'none'}")
-    yield from _hazards(set(threading.enumerate()) - threads, _native_threads() - tasks_before, _sockets() - sockets)
+    yield from _hazards(set(threading.enumerate()) - threads, native_threads() - tasks_before, open_sockets() - sockets)
     yield from _misfits(settings, engine)
 
 
@@ -205,14 +205,15 @@ def _each(level: str, about: str, error: EngineError) -> Iterator[Finding]:
         yield Finding(level, about, line)
 
 
-def _native_threads() -> int:
+def native_threads() -> int:
+    """How many threads this process has, those outside of Python included."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return threading.active_count()
 
 
-def _sockets() -> int:
+def open_sockets() -> int:
     """How many sockets this process has open."""
     count = 0
     try:

@@ -33,6 +33,7 @@ VERBS = {
     "scheduled": "List delayed messages, soonest first.",
     "dead": "List, show, replay or drop dead letters.",
     "plugins": "List installed plugins.",
+    "plugin": "Write a plugin, or look one over.",
 }
 
 EPILOG = """\b

@@ -45,16 +45,19 @@ class Worker:
 
 
 @contextmanager
-def worker(spec: str, *, concurrency: int = 2, broker: str = "memory://", rest: str = "") -> Iterator[Worker]:
+def worker(
+    spec: str, *, concurrency: int = 2, broker: str = "memory://", results: str | None = None, rest: str = ""
+) -> Iterator[Worker]:
     """Starts a worker for the app "package.module" or "package.module:variable", and stops it in the end.
 
-    Inside of the ``with`` block the app of this process sends to it. ``rest`` is TOML that is added to its
-    configuration; ENGINE_* variables are not looked at. Raises AssertionError, with the worker's log, when it does not
-    start; ConfigError when the app cannot be imported here.
+    Inside of the ``with`` block the app of this process sends to it. ``results`` is the URL of the result backend;
+    without it that of the broker. ``rest`` is TOML that is added to its configuration; ENGINE_* variables are not
+    looked at. Raises AssertionError, with the worker's log, when it does not start; ConfigError when the app cannot be
+    imported here.
     """
     app = find_app(spec)
     with _folder() as folder, app.borrowed():
-        process = EngineProcess(folder, toml(spec, broker=broker, concurrency=concurrency, rest=rest))
+        process = EngineProcess(folder, toml(spec, broker=broker, results=results, concurrency=concurrency, rest=rest))
         process.env = _environment(folder)
         try:
             process.start()

@@ -1,0 +1,1 @@
+"""The observer ``spool``. Its hooks are in `engine_spool.observer`."""
