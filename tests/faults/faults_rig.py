@@ -1,0 +1,129 @@
+"""An engine, its broker and a proxy between them, for tests of faults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import Engine
+from engine.app.results import AsyncResult
+from engine.errors import ConfigError
+from engine.testing.faults.brokers import Broker, Server, broker
+from engine.testing.faults.ledger import Ledger
+from engine.testing.faults.points import VARIABLE
+from engine.testing.faults.proxy import Proxy
+from engine.testing.harness import EngineProcess, toml, wait_for
+
+APP = "engine.testing.faults.tasks"
+
+
+def made(transport: str, folder: Path) -> Broker:
+    """Returns a broker, not started; without its server's program the test is skipped, or fails under CI=true."""
+    try:
+        return broker(transport, folder)
+    except ConfigError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+class Rig:
+    """A folder with a broker, an engine and a ledger; this process is a client. ``proxied``: the engine, and only the
+    engine, reaches its broker through `proxy`."""
+
+    def __init__(self, folder: Path, transport: str, *, proxied: bool = False) -> None:
+        self.folder = folder
+        self.transport = transport
+        self.broker = made(transport, folder)
+        self.broker.start()
+        self.proxy: Proxy | None = None
+        if proxied:
+            assert isinstance(self.broker, Server), "a proxy needs a server"
+            self.proxy = Proxy(self.broker.port)
+        self.engines: list[EngineProcess] = []
+        self.book = Ledger(folder)
+        self._client: Engine | None = None
+
+    @property
+    def server(self) -> Server:
+        """The broker's process."""
+        assert isinstance(self.broker, Server), f"{self.transport} has no server"
+        return self.broker
+
+    @property
+    def engine(self) -> EngineProcess:
+        """The engine started last."""
+        return self.engines[-1]
+
+    def start(self, *, points: str = "", wait: bool = True, **options: Any) -> EngineProcess:
+        """Starts an engine, with the points armed."""
+        url = self.broker.url
+        if self.proxy is not None:
+            url = url.replace(str(self.server.port), str(self.proxy.port))
+        env = {VARIABLE: points} if points else {}
+        engine = EngineProcess(self.folder, toml(APP, broker=url, **options), env=env)
+        self.engines.append(engine)
+        return engine.start(wait=wait)
+
+    @property
+    def client(self) -> Engine:
+        """The client: by URL, or through the engine where the broker lives inside of it."""
+        if self._client is None:
+            if self.transport == "memory":
+                self._client = Engine.from_toml(str(self.engine.config))
+            else:
+                self._client = Engine("client", broker=self.broker.url, backend=self.broker.results)
+        return self._client
+
+    def send(self, name: str, *args: Any, **options: Any) -> AsyncResult[Any]:
+        """Sends ``faults.name(*args)``."""
+        return self.client.send_task(f"faults.{name}", args, **options)
+
+    def send_many(self, name: str, count: int, *args: Any) -> list[AsyncResult[Any]]:
+        """Sends the same task so many times, in bulk."""
+        return self.client.send_many([self.client.signature(f"faults.{name}", args)] * count)
+
+    def ledger(self) -> Ledger:
+        """Returns the ledger, read up to now."""
+        return self.book.read()
+
+    def starts(self, id: str) -> int:
+        """Returns how often a task was started."""
+        return len(self.ledger().by_id.get(id, ()))
+
+    def wait_log(self, *words: str, timeout: float = 20.0) -> str:
+        """Waits for a log line with all these words; returns it."""
+        return wait_for(
+            lambda: next((line for line in self.engine.log.splitlines() if all(word in line for word in words)), ""),
+            f"a log line with {words}",
+            timeout,
+        )
+
+    def places(self) -> dict[str, int]:
+        """Returns how many messages there are in each place at the broker, without the places that are empty."""
+        counts = self.client.client.broker(lambda transport: transport.counts()).values()
+        places = ("ready", "delayed", "claimed", "dead")
+        found = {place: sum(getattr(one, place) for one in counts) for place in places}
+        return {place: count for place, count in found.items() if count}
+
+    def wait_empty(self) -> None:
+        """Waits until the broker has no message, not even a dead letter."""
+        wait_for(lambda: not self.places(), "the broker to be empty")
+
+    def pids(self) -> set[int]:
+        """Returns the pids of all processes of the engine."""
+        status = self.engine.status()
+        return {row["pid"] for row in (*status["processes"], *status["slots"])}
+
+    def close(self) -> None:
+        """Ends everything."""
+        if self._client is not None:
+            self._client.close()
+        for engine in self.engines:
+            engine.close()
+        if self.proxy is not None:
+            self.proxy.close()
+        self.broker.close()
