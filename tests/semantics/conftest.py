@@ -17,12 +17,12 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "transports")]
 
 import semantics_tasks  # noqa: E402 - found by the line above
-from servers import redis_server  # noqa: E402
 
 from engine.app.config import load  # noqa: E402
 from engine.app.results import AsyncResult  # noqa: E402
 from engine.contract.transport import DeadLetter, Transport  # noqa: E402
 from engine.testing.harness import EngineProcess, toml, wait_for  # noqa: E402
+from servers import redis_server  # noqa: E402
 
 Opened = Callable[[Path, pytest.FixtureRequest], str]
 

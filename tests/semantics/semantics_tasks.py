@@ -111,10 +111,6 @@ def _end(self, how: str):
     return how
 
 
-def _sour():
-    raise Sour("too sour", 7)
-
-
 def _spin():
     while True:
         pass
@@ -140,7 +136,7 @@ def _raise(error):
 
 
 _WAYS = {
-    "Sour": _sour,
+    "Sour": lambda: _raise(Sour("too sour", 7)),
     "spin": _spin,
     "swallow": _swallow,
     "eat": _eat,
@@ -161,11 +157,7 @@ early_end = app.task(bind=True, base=Hooked, name="early_end", acks_late=False)(
 small_end = app.task(bind=True, base=Hooked, name="small_end", memory_limit="60MB")(_end)
 expected_end = app.task(bind=True, name="expected_end", throws=(Sour,))(_end)
 named_end = app.task(
-    bind=True,
-    name="named_end",
-    autoretry_for=(SoftTimeLimitExceeded,),
-    max_retries=1,
-    retry_kwargs={"countdown": 0},
+    bind=True, name="named_end", autoretry_for=(SoftTimeLimitExceeded,), max_retries=1, retry_kwargs={"countdown": 0}
 )(_end)
 broad_end = app.task(bind=True, name="broad_end", autoretry_for=(Exception,), default_retry_delay=0)(_end)
 errors_only = app.task(bind=True, name="errors_only", ignore_result=True, store_errors_even_if_ignored=True)(_end)
@@ -353,8 +345,8 @@ def end_at_gate(self, name: str) -> list[int]:
     return [self.request.deliveries, self.request.run.crashes]
 
 
-@app.task(bind=True)
-def ordered(self, key: int) -> int:
+@app.task
+def ordered(key: int) -> int:
     note("order", key)
     return key
 

@@ -58,7 +58,7 @@ def test_a_task_that_raises_is_failure_with_exception_and_traceback_and_acknowle
         result.get(timeout=10)
     assert caught.value.args == ("too sour", 7)
     assert (result.state, result.failed()) == ("FAILURE", True)
-    assert "_sour" in result.traceback
+    assert "_raise" in result.traceback
     assert "semantics_tasks.py" in result.traceback
     assert isinstance(result.result, Sour)
     wait_hooks(site, result, ("on_failure", "Sour"), ("after_return", "FAILURE"))
