@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from engine.contract import Ack, Consumer, Delivery, Envelope, Record, Transport, Worker
+from engine.testing.faults.proxy import Proxy
 from servers import RedisServer
 
 QUEUE = "default"
@@ -52,6 +53,11 @@ def ack_all(consumer: Consumer, count: int) -> list[str]:
 def record(id: str, body: bytes = b"{}") -> Record:
     """Returns a final record."""
     return Record(id, "SUCCESS", 1.0, 0, 1, body, True)
+
+
+def url_of(proxy: Proxy) -> str:
+    """Returns the URL of the Redis behind a proxy."""
+    return f"redis://127.0.0.1:{proxy.port}/0"
 
 
 def put_pressure(server: RedisServer) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proxy import Proxy
-from redis_rig import put_pressure
+from redis_rig import put_pressure, url_of
 
 from engine import Engine
+from engine.testing.faults.proxy import Proxy
 from engine.testing.harness import EngineProcess, toml, wait_for
 from servers import RedisServer, redis_server
 
@@ -81,7 +81,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     """A site whose Redis runs."""
     folder = tmp_path / "redis"
     folder.mkdir()
-    with redis_server(folder, "--appendonly", "yes") as server:
+    with redis_server(folder, "--appendonly", "yes", "--appendfsync", "always") as server:
         site = Site(tmp_path, server)
         yield site
         site.close()
@@ -131,7 +131,7 @@ def test_a_redis_that_hangs_longer_than_dead_after_costs_nothing(site: Site) -> 
 
 def test_lost_replies_cost_nothing(site: Site) -> None:
     proxy = Proxy(site.server.port, seed=7)
-    site.engine(proxy.url)
+    site.engine(url_of(proxy))
     results = site.send(400)
     proxy.lose = 0.03
     wait_for(lambda: len(site.counted("E")) == 400, "all to be done", 60)
