@@ -1,4 +1,4 @@
-"""The broker goes away, hangs, is full, or the link loses bytes: no process ends, nothing is lost, nothing runs twice."""
+"""The broker goes away, hangs, is full, or the link loses bytes: nothing is lost, nothing runs twice, no process ends."""
 
 from __future__ import annotations
 
@@ -135,7 +135,8 @@ def test_lost_replies_and_torn_packets_leave_nothing_stuck_and_nothing_twice(
     while proxy.lost + proxy.torn < 15:
         assert time.monotonic() < deadline, "nothing gets lost"
         results += proxied.send_many("sleep", 20, 0.002)
-        wait_for(lambda: len(proxied.ledger().ends) >= len(results) - 40, "the queue to move")
+        enough = len(results) - 40
+        wait_for(lambda enough=enough: len(proxied.ledger().ends) >= enough, "the queue to move")
     for result in results:
         assert result.get(timeout=20) == result.id
     proxied.wait_empty()
@@ -165,8 +166,8 @@ def test_a_full_redis_drains(redis: Rig) -> None:
 
 
 def test_a_whole_engine_that_was_paused_for_longer_than_it_counts_as_alive_ends_nothing_twice(rig: Rig) -> None:
-    """SIGSTOP of every process: as a virtual machine that is frozen. Its claims may be another worker's when it goes on;
-    here nobody took them, so its runs count."""
+    """SIGSTOP of every process, as of a virtual machine that is frozen. Its claims might be another worker's when it goes
+    on; here nobody took them, so its runs count."""
     engine = rig.start(concurrency=2)
     results = rig.send_many("sleep", 100, 0.02)
     wait_for(lambda: len(rig.ledger().ends) > 10, "some to end")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from engine.cli.main import main
 from engine.testing.faults.points import VARIABLE, arm
 
 if __name__ == "__main__":
     arm(os.environ.get(VARIABLE, ""))
-    sys.exit(main())
+    main()
