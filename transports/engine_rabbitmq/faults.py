@@ -1,0 +1,89 @@
+"""What went wrong at RabbitMQ, as the engine's errors: one table.
+
+- A connection or channel that is gone is `BrokerUnavailable`: the engine connects again.
+- Wrong credentials, a missing vhost, missing permissions are `Refused`, a `BrokerUnavailable` at run time (an operator
+  may be about to repair them) that `check` turns into a ConfigError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pika import exceptions
+
+from engine.errors import BrokerUnavailable
+
+_CODES = {
+    311: "the message is larger than the server allows",
+    312: "nothing takes messages for that queue",
+    320: "the server closed the connection (it shuts down, or an operator asked it to)",
+    402: "the virtual host does not exist",
+    403: "access refused: check user, password and permissions",
+    404: "a queue or exchange is gone",
+    405: "somebody else looks through the dead letters: try again",
+    406: "refused",
+    501: "the connection carried what is not AMQP",
+    504: "a channel error",
+    506: "the server has not enough resources",
+    530: "not allowed",
+    540: "the server does not know this feature: RabbitMQ 3.10 or later is needed",
+    541: "the server failed inside",
+}
+"""What an AMQP reply code means here; the server's own text follows."""
+_CONFIG_CODES = frozenset({402, 403, 530, 540})
+CONSUMER_TIMEOUT = "delivery acknowledgement on channel"
+"""How the server's text begins when a message was held unacknowledged for too long."""
+
+
+class Refused(BrokerUnavailable):
+    """The server refuses this user, virtual host or request: something in the configuration is wrong."""
+
+
+def fault(error: BaseException, place: str) -> BrokerUnavailable:
+    """Returns the engine's error for one of pika's. ``place`` names the server, without a password."""
+    if isinstance(error, BrokerUnavailable):
+        return error
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, exceptions.ProbableAuthenticationError | exceptions.AuthenticationError):
+            return Refused(f"{place}: wrong user or password, or the user may not connect from here")
+        if isinstance(cause, exceptions.ProbableAccessDeniedError):
+            return Refused(f"{place}: the virtual host does not exist, or the user has no access to it")
+        if isinstance(cause, exceptions.ConnectionClosed | exceptions.ChannelClosed):
+            return _closed(cause.reply_code, cause.reply_text, place)
+        if isinstance(cause, exceptions.IncompatibleProtocolError):
+            return Refused(f"{place}: what answers there is no RabbitMQ (or expects amqps://)")
+    return BrokerUnavailable(f"{place}: {_text(causes[-1])}")
+
+
+def _closed(code: int, text: str, place: str) -> BrokerUnavailable:
+    if CONSUMER_TIMEOUT in text:
+        return BrokerUnavailable(
+            f"{place}: the server took back messages that were held longer than its consumer_timeout: set "
+            f"consumer_timeout in rabbitmq.conf to more than your longest task may take ({text})"
+        )
+    kind = Refused if code in _CONFIG_CODES else BrokerUnavailable
+    return kind(f"{place}: {_CODES.get(code, f'closed with code {code}')} ({text})")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error and what it is made of: pika wraps the reason of a failed connection several times."""
+    yield error
+    if isinstance(error, exceptions.AMQPConnectionError | exceptions.AMQPChannelError):
+        for inner in error.args:
+            if isinstance(inner, BaseException):
+                yield from _causes(inner)
+    for name in ("exception", "exceptions"):
+        inner = getattr(error, name, None)
+        for one in inner if isinstance(inner, list | tuple) else [inner]:
+            if isinstance(one, BaseException):
+                yield from _causes(one)
+    if error.__cause__ is not None:
+        yield from _causes(error.__cause__)
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, exceptions.AMQPHeartbeatTimeout):
+        return "no sign of life from the server"
+    text = str(error) or type(error).__name__
+    return f"{type(error).__name__}: {text}" if isinstance(error, exceptions.AMQPError) else text

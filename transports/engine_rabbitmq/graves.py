@@ -1,0 +1,175 @@
+"""Dead letters: they lie in a queue, so whoever looks takes them all out, and puts back what stays.
+
+While one looks, another sees none. So who looks is alone: a queue that only one connection can have is the lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from pika import exceptions
+
+from engine.contract import DeadLetter
+from engine_rabbitmq import names
+from engine_rabbitmq.channel import Channel
+from engine_rabbitmq.faults import fault
+from engine_rabbitmq.loop import Loop
+from engine_rabbitmq.messages import Entry
+
+LISTED_BODY = 64 * 1024
+_TURN = 5.0
+"""Seconds to wait for others that look."""
+_AGAIN = 0.05
+_GONE = 404
+_LOCKED = 405
+
+
+class Grave:
+    """A dead letter as it lies there."""
+
+    __slots__ = ("died", "entry", "reason")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.reason, self.died = _why(entry)
+
+    def letter(self, most: int | None = None) -> DeadLetter:
+        """Returns it as an operator sees it, the body cut to ``most`` bytes."""
+        entry = self.entry
+        return DeadLetter(
+            entry.id, entry.queue, self.reason, self.died, entry.deliveries, entry.crashes, entry.body[:most]
+        )
+
+
+class Graves:
+    """The dead letters of some queues, over one connection."""
+
+    def __init__(self, loop: Loop, queues: Iterable[str]) -> None:
+        self._loop = loop
+        self._queues = list(queues)
+
+    def latest(self, limit: int) -> list[DeadLetter]:
+        """Returns the latest of each id, latest first."""
+        found: dict[str, tuple[float, int, DeadLetter]] = {}
+        count = itertools.count()
+
+        def keep(grave: Grave) -> bool:
+            id, died = grave.entry.id, grave.died
+            if id not in found or found[id][0] <= died:
+                found[id] = (died, next(count), grave.letter(LISTED_BODY))
+            return False
+
+        with self._alone():
+            for queue in self._queues:
+                self._visit(queue, keep, lambda: None)
+        return [letter for _, _, letter in heapq.nlargest(limit, found.values(), key=lambda one: one[:2])]
+
+    def find(self, id: str) -> DeadLetter | None:
+        """Returns one, whole."""
+        found: list[Grave] = []
+
+        def keep(grave: Grave) -> bool:
+            if grave.entry.id == id:
+                found.append(grave)
+            return False
+
+        with self._alone():
+            for queue in self._queues:
+                self._visit(queue, keep, lambda: None)
+        return max(found, key=lambda grave: grave.died).letter() if found else None
+
+    def take(self, ids: Sequence[str], use: Callable[[list[Entry]], None]) -> int:
+        """Removes those of these ids, after ``use`` was called with the latest of each; returns how many ids."""
+        wanted = frozenset(ids)
+        with self._alone():
+            return sum(self._take(queue, wanted, use) for queue in self._queues)
+
+    def _take(self, queue: str, wanted: frozenset[str], use: Callable[[list[Entry]], None]) -> int:
+        latest: dict[str, Grave] = {}
+
+        def pick(grave: Grave) -> bool:
+            id = grave.entry.id
+            if id in wanted and (id not in latest or latest[id].died <= grave.died):
+                latest[id] = grave
+            return id in wanted
+
+        self._visit(queue, pick, lambda: use([grave.entry for grave in latest.values()]))
+        return len(latest)
+
+    def _visit(self, queue: str, pick: Callable[[Grave], bool], use: Callable[[], None]) -> None:
+        """Shows each dead letter of a queue; removes the picked ones once ``use`` has returned."""
+        picked: list[int] = []
+        seen = 0
+
+        def arrived(raw: Any, method: Any, properties: Any, body: bytes) -> None:
+            nonlocal seen
+            seen += 1
+            if pick(Grave(Entry(queue, names.DEAD, method.delivery_tag, False, properties, body))):
+                picked.append(method.delivery_tag)
+
+        channel = Channel(self._loop)
+        consume = {"queue": names.place(queue, names.DEAD), "on_message_callback": arrived}
+        barrier = ("basic_qos", {"prefetch_count": 0})
+        try:
+            channel.call_all([barrier, ("basic_consume", consume)])
+            before = -1
+            while before != seen:
+                before = seen
+                channel.call_all([barrier])
+            if picked:
+                use()
+            self._loop.post(lambda: _sort(channel.raw, picked))
+            channel.call_all([barrier])
+        except exceptions.ChannelClosedByBroker as error:
+            if error.reply_code != _GONE:
+                raise fault(error, self._loop.address.place) from error
+        finally:
+            channel.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Waits for others that look."""
+        channel = Channel(self._loop)
+        deadline = time.monotonic() + _TURN
+        while True:
+            try:
+                channel.call("queue_declare", queue=names.LOOK, exclusive=True)
+                break
+            except exceptions.ChannelClosedByBroker as error:
+                if error.reply_code != _LOCKED or time.monotonic() >= deadline:
+                    raise fault(error, self._loop.address.place) from error
+                time.sleep(_AGAIN)
+        try:
+            yield
+        finally:
+            if self._loop.error is None:
+                channel.call("queue_delete", queue=names.LOOK)
+                channel.close()
+
+
+def _sort(raw: Any, picked: Iterable[int]) -> None:
+    """Removes the picked ones and gives back the others: now, as who looks next must see them."""
+    if raw is not None:
+        for tag in picked:
+            raw.basic_ack(tag)
+        raw.basic_nack(0, multiple=True, requeue=True)
+
+
+def _why(entry: Entry) -> tuple[str, float]:
+    """Returns reason and time: our own words, or what the server says of a message that it put there itself."""
+    reason, died = entry.headers.get("engine-reason"), entry.headers.get("engine-died")
+    if isinstance(reason, str) and isinstance(died, int):
+        return reason, died / 1e6
+    deaths = entry.headers.get("x-death")
+    last = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+    when = last.get("time")
+    at = when.timestamp() if isinstance(when, datetime) else 0.0
+    if last.get("reason") == "delivery_limit":
+        return "delivery limit: its worker was lost too often, says RabbitMQ", at
+    return f"put there by RabbitMQ or by other hands: {last.get('reason', 'no reason given')}", at

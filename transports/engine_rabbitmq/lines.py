@@ -1,0 +1,107 @@
+"""What the server has pushed and no lane has taken: by priority, then the queues in turn. Pure; not thread-safe."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+
+from engine_rabbitmq import names
+from engine_rabbitmq.messages import Entry
+
+
+class Lines:
+    """Waiting entries."""
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[int, str], deque[Entry]] = {}
+        self._turn = 0
+        self._turns: dict[str, int] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, entry: Entry) -> None:
+        """Adds an entry behind those of its queue and priority; one that was given back before all others."""
+        key = (entry.priority, entry.queue)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = deque()
+        if entry.level == names.FRONT:
+            _insert(line, entry)
+        else:
+            line.append(entry)
+        self._count += 1
+
+    def take(self, limit: int, paused: Callable[[str], bool]) -> list[Entry]:
+        """Takes entries: priority first, then one of each queue in turn."""
+        taken: list[Entry] = []
+        if self._count:
+            for priority in sorted({priority for priority, _ in self._lines}, reverse=True):
+                self._take_of(priority, limit, paused, taken)
+        return taken
+
+    def take_back(self, count: int) -> list[Entry]:
+        """Takes the last that any lane would have got, in their order."""
+        taken: list[Entry] = []
+        for key in sorted(self._lines):
+            line = self._lines[key]
+            while line and len(taken) < count:
+                taken.append(line.pop())
+        self._tidy()
+        return sorted(taken, key=lambda entry: entry.tag)
+
+    def put_back(self, entries: Collection[Entry]) -> None:
+        """Adds entries that `take_back` took."""
+        for entry in entries:
+            line = self._lines.setdefault((entry.priority, entry.queue), deque())
+            line.append(entry)
+        self._count += len(entries)
+
+    def take_queues(self, gone: Callable[[str], bool]) -> list[Entry]:
+        """Takes all entries of some queues, in their order."""
+        taken = [entry for (_, queue), line in self._lines.items() if gone(queue) for entry in line]
+        for (_, queue), line in self._lines.items():
+            if gone(queue):
+                line.clear()
+        self._tidy()
+        return sorted(taken, key=lambda entry: entry.tag)
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many entries each queue has."""
+        counts: dict[str, int] = {}
+        for (_, queue), line in self._lines.items():
+            counts[queue] = counts.get(queue, 0) + len(line)
+        return counts
+
+    def _take_of(self, priority: int, limit: int, paused: Callable[[str], bool], taken: list[Entry]) -> None:
+        queues = [queue for of, queue in self._lines if of == priority and not paused(queue)]
+        # Whoever was served longest ago comes first, also when one message is fetched at a time.
+        queues.sort(key=lambda queue: self._turns.get(queue, 0))
+        before = len(taken)
+        lines = [(queue, self._lines[priority, queue]) for queue in queues]
+        while lines and len(taken) < limit:
+            left = []
+            for queue, line in lines:
+                if len(taken) >= limit:
+                    break
+                taken.append(line.popleft())
+                self._turn += 1
+                self._turns[queue] = self._turn
+                if line:
+                    left.append((queue, line))
+            lines = left
+        self._count -= len(taken) - before
+        for queue in queues:
+            if not self._lines[priority, queue]:
+                del self._lines[priority, queue]
+
+    def _tidy(self) -> None:
+        self._lines = {key: line for key, line in self._lines.items() if line}
+        self._count = sum(map(len, self._lines.values()))
+
+
+def _insert(line: deque[Entry], entry: Entry) -> None:
+    """Puts an entry behind the ones of the front level that are there, before the others."""
+    position = sum(1 for other in line if other.level == names.FRONT)
+    line.insert(position, entry)

@@ -1,0 +1,187 @@
+"""Publishing with confirms: everything is sent at once, in a window, and done when the server has it on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from itertools import takewhile
+from typing import Any
+
+from engine.errors import BrokerFull, BrokerUnavailable, TransportError
+from engine_rabbitmq.channel import Channel
+from engine_rabbitmq.loop import ANSWER_TIMEOUT, Loop, fail
+from engine_rabbitmq.messages import Outgoing
+
+WINDOW = 500
+"""Messages on their way that are not confirmed."""
+WINDOW_BYTES = 16 * 2**20
+"""Bytes on their way, above which no further message is sent until some are confirmed."""
+BLOCKED_TIMEOUT = 3.0
+"""Seconds that a publish waits while the server refuses messages."""
+_LOOK = 0.25
+
+
+class Sending:
+    """Messages on their way. The future's result: the positions of those that no queue takes."""
+
+    def __init__(self, items: Sequence[Outgoing]) -> None:
+        self.items = items
+        self.future: Future[list[int]] = Future()
+        self.confirmed: set[int] = set()
+        """Positions of what the server has."""
+        self.returned: list[int] = []
+        self.refused: str | None = None
+        self.next = 0
+
+    @property
+    def left(self) -> list[Outgoing]:
+        """What is not known to be at the server."""
+        return [item for position, item in enumerate(self.items) if position not in self.confirmed]
+
+
+class Sender:
+    """A channel in confirm mode. Any thread may send; what is sent keeps its order."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._channel = Channel(loop, self._opened)
+        self._channel.on_closed = self._closed
+        self._queue: list[Sending] = []
+        self._pending: dict[int, tuple[Sending, int]] = {}
+        self._bytes = 0
+        self._tag = 0
+
+    def open(self) -> None:
+        """Opens the channel. Raises BrokerUnavailable."""
+        self._channel.call("confirm_delivery", ack_nack_callback=self._on_confirm)
+
+    def start(self, sending: Sending) -> None:
+        """Begins to send, without waiting. Any thread."""
+        if self._loop.error is not None:
+            fail(sending.future, self._loop.error)
+            return
+        self._loop.post(lambda: self._enqueue(sending))
+
+    def send(self, sending: Sending) -> list[int]:
+        """Sends, and waits. Returns the positions of those that no queue takes.
+
+        Raises BrokerUnavailable when the connection is lost, BrokerFull when the server refuses messages; then the
+        connection ends, so that nothing of it arrives later.
+        """
+        self.start(sending)
+        seen, since = 0, time.monotonic()
+        while True:
+            try:
+                return sending.future.result(_LOOK)
+            except TimeoutError:
+                if sending.future.done():
+                    raise
+            now = time.monotonic()
+            if len(sending.confirmed) > seen:
+                seen, since = len(sending.confirmed), now
+            self._give_up(now, since)
+
+    def _give_up(self, now: float, since: float) -> None:
+        blocked = self._loop.blocked_since
+        place = self._loop.address.place
+        if blocked is not None and now - max(blocked, since) >= BLOCKED_TIMEOUT:
+            self._loop.abort("the server refuses messages")
+            raise BrokerFull(f"{place}: the server refuses messages, its memory or disk alarm is on: make room there")
+        if self._loop.error is not None:
+            raise self._loop.error
+        if now - since >= ANSWER_TIMEOUT:
+            raise self._loop.abort(f"no confirm for {ANSWER_TIMEOUT:g} s")
+
+    # In the loop's thread.
+
+    def _opened(self, raw: Any) -> None:
+        raw.add_on_return_callback(self._on_return)
+
+    def _enqueue(self, sending: Sending) -> None:
+        if self._channel.raw is None:
+            fail(sending.future, BrokerUnavailable(f"{self._loop.address.place}: the channel is closed"))
+            return
+        self._queue.append(sending)
+        self._pump()
+
+    def _pump(self) -> None:
+        publish = self._channel.raw.basic_publish
+        pending = self._pending
+        while self._queue:
+            sending = self._queue[0]
+            items = sending.items
+            while sending.next < len(items):
+                if len(pending) >= WINDOW or self._bytes >= WINDOW_BYTES:
+                    return
+                item = items[sending.next]
+                try:
+                    publish(item.exchange, item.key, item.body, item.properties, mandatory=True)
+                except Exception as error:  # noqa: BLE001 - pika cannot encode this message: the others go on
+                    fail(
+                        sending.future,
+                        TransportError(f"message {item.properties.message_id!r} cannot be sent: {error}"),
+                    )
+                    break
+                self._tag += 1
+                self._bytes += len(item.body)
+                pending[self._tag] = (sending, sending.next)
+                sending.next += 1
+            self._queue.pop(0)
+            if not items:
+                sending.future.set_result([])
+
+    def _on_confirm(self, frame: Any) -> None:
+        method = frame.method
+        tag: int = method.delivery_tag
+        refused = method.NAME == "Basic.Nack"
+        for one in self._tags(tag) if method.multiple else (tag,):
+            self._confirm(one, refused)
+        if self._channel.raw is not None:
+            self._pump()
+
+    def _tags(self, until: int) -> Iterable[int]:
+        return list(takewhile(lambda tag: tag <= until, self._pending))
+
+    def _confirm(self, tag: int, refused: bool) -> None:
+        entry = self._pending.pop(tag, None)
+        if entry is None:
+            return
+        sending, position = entry
+        item = sending.items[position]
+        self._bytes -= len(item.body)
+        if refused:
+            sending.refused = item.key
+        else:
+            sending.confirmed.add(position)
+        if sending.refused is not None or len(sending.confirmed) == len(sending.items):
+            self._finish(sending)
+
+    def _finish(self, sending: Sending) -> None:
+        if sending.refused is not None:
+            error = (
+                f"{self._loop.address.place}: queue {sending.refused!r} refuses messages, its length limit is reached"
+            )
+            fail(sending.future, BrokerFull(error))
+        elif not sending.future.done():
+            sending.future.set_result(sorted(sending.returned))
+
+    def _on_return(self, raw: Any, method: Any, properties: Any, body: bytes) -> None:
+        """A message comes back before it is confirmed: it is the first of that address and id."""
+        for sending, position in self._pending.values():
+            item = sending.items[position]
+            same = item.key == method.routing_key and item.exchange == method.exchange
+            if same and item.properties.message_id == properties.message_id and position not in sending.returned:
+                sending.returned.append(position)
+                return
+
+    def _closed(self, error: Exception) -> None:
+        sendings = {sending for sending, _ in self._pending.values()} | set(self._queue)
+        self._pending.clear()
+        self._queue.clear()
+        for sending in sendings:
+            fail(sending.future, error)
+        if self._loop.closing:
+            return
+        # Which of them the server has is unknown: only a new connection begins with a clear count.
+        self._loop.abort(f"the publishing channel was closed: {error}")

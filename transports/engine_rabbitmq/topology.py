@@ -1,0 +1,163 @@
+"""Declares what the engine needs in the virtual host. What is there already is used as it is, also when it differs.
+
+Arguments of a queue never change after its declaration, so no limit that an operator may want to change is one of
+them: those belong into a policy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pika import exceptions
+
+from engine.errors import TransportError
+from engine_rabbitmq import names
+from engine_rabbitmq.channel import Call, Channel
+from engine_rabbitmq.faults import fault
+from engine_rabbitmq.loop import Loop
+
+log = logging.getLogger("engine.rabbitmq")
+DELIVERY_LIMIT = 100
+"""Deliveries after which the server itself makes a dead letter, should no worker come so far as to do it."""
+_UNLIMITED = 2**31 - 1
+_REVOCATIONS = 64 * 2**20
+_SEGMENT = 4 * 2**20
+_DIFFERS = 406
+_CONSUMER_TIMEOUT_SINCE = (3, 12)
+
+
+class Topology:
+    """Declarations over one connection. One thread at a time."""
+
+    def __init__(self, loop: Loop, queue_type: str, consumer_timeout: float | None) -> None:
+        self._loop = loop
+        self._channel = Channel(loop)
+        self._type = queue_type
+        self._consumer_timeout = consumer_timeout
+        self._places: set[str] = set()
+        self._rungs = 0
+        self._has_streams = False
+        self.notes: list[str] = []
+        """What was found to be declared otherwise."""
+
+    def streams(self) -> None:
+        """Declares the streams. Raises BrokerUnavailable."""
+        if not self._has_streams:
+            sized = {"x-max-length-bytes": _REVOCATIONS, "x-stream-max-segment-size-bytes": _SEGMENT}
+            self._declare([(names.QUEUES, {"x-queue-type": "stream"})])
+            self._declare([(names.REVOKED, {"x-queue-type": "stream", **sized})])
+            self._has_streams = True
+
+    def places(self, places: Iterable[tuple[str, int]], *, again: bool = False) -> None:
+        """Declares levels of queues, if this connection has not yet, or ``again``."""
+        wanted = [(queue, level) for queue, level in places if again or names.place(queue, level) not in self._places]
+        if not wanted:
+            return
+        self._declare([(names.place(queue, level), self._arguments(queue, level)) for queue, level in wanted])
+        bound = [names.place(queue, level) for queue, level in wanted if level in names.PRIORITIES]
+        if bound:
+            self._declare_due()
+            self._calls([_bind(place, names.DUE, names.due_key(place)) for place in bound])
+        self._places.update(names.place(queue, level) for queue, level in wanted)
+
+    def forget(self, place: str | None) -> None:
+        """Says that a place is gone, so that it is declared again when it is wanted. Any thread."""
+        self._places.discard(place or "")
+
+    def ladder(self, rung: int) -> None:
+        """Declares the ladder of delays up to a rung."""
+        if rung < self._rungs:
+            return
+        self._declare_due()
+        for number in range(self._rungs, rung + 1):
+            self._declare_rung(number)
+            self._rungs = number + 1
+
+    def _declare_due(self) -> None:
+        if self._rungs == 0:
+            self._declare([(names.LOST, self._limitless())])
+            self._calls([_exchange(names.LOST, "fanout"), _bind(names.LOST, names.LOST, "")])
+            self._calls([_exchange(names.DUE, "topic", {"alternate-exchange": names.LOST})])
+
+    def _declare_rung(self, number: int) -> None:
+        name, following = names.rung(number), names.DUE if number == 0 else names.rung(number - 1)
+        self._calls([_exchange(name, "topic")])
+        # Quorum whatever the queues are: the server limits the expiry of other queues to 49 days.
+        arguments = {
+            "x-queue-type": "quorum",
+            "x-message-ttl": names.rung_ttl(number),
+            "x-dead-letter-exchange": following,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
+        self._declare([(name, arguments)])
+        past = {"destination": following, "source": name, "routing_key": names.rung_key(number, "0")}
+        self._calls([_bind(name, name, names.rung_key(number, "1")), ("exchange_bind", past)])
+
+    def _arguments(self, queue: str, level: int) -> dict[str, Any]:
+        if level == names.DEAD:
+            return self._limitless()
+        arguments: dict[str, Any] = {
+            "x-queue-type": self._type,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": names.place(queue, names.DEAD),
+        }
+        if self._type == "quorum":
+            arguments |= {
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+                "x-delivery-limit": DELIVERY_LIMIT,
+            }
+        if self._consumer_timeout is not None and server_version(self._loop) >= _CONSUMER_TIMEOUT_SINCE:
+            arguments["x-consumer-timeout"] = int(self._consumer_timeout * 1000)
+        return arguments
+
+    def _limitless(self) -> dict[str, Any]:
+        limit = {"x-delivery-limit": _UNLIMITED} if self._type == "quorum" else {}
+        return {"x-queue-type": self._type, **limit}
+
+    def _declare(self, queues: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        calls = [("queue_declare", {"queue": name, "durable": True, "arguments": dict(args)}) for name, args in queues]
+        try:
+            self._channel.call_all(calls)
+        except exceptions.ChannelClosedByBroker as error:
+            if error.reply_code != _DIFFERS:
+                raise fault(error, self._loop.address.place) from error
+            if len(queues) == 1:
+                self._use_as_it_is(queues[0][0], error)
+            else:
+                for one in queues:
+                    self._declare([one])
+
+    def _use_as_it_is(self, name: str, error: exceptions.ChannelClosedByBroker) -> None:
+        self._calls([("queue_declare", {"queue": name, "passive": True})])
+        note = f"queue {name!r} was declared with other arguments and is used as it is: {error.reply_text}"
+        log.warning("%s", note)
+        self.notes.append(note)
+
+    def _calls(self, calls: Sequence[Call]) -> None:
+        try:
+            self._channel.call_all(calls)
+        except exceptions.ChannelClosedByBroker as error:
+            if error.reply_code == _DIFFERS:
+                raise TransportError(
+                    f"{self._loop.address.place}: an exchange of the engine's was declared otherwise by somebody "
+                    f"else: delete it, or use another virtual host ({error.reply_text})"
+                ) from error
+            raise fault(error, self._loop.address.place) from error
+
+
+def server_version(loop: Loop) -> tuple[int, ...]:
+    """Returns the server's version, such as (3, 10, 8); () if it does not tell."""
+    parts = str(loop.server.get("version", "")).split(".")
+    return tuple(int(part) for part in parts if part.isdigit())
+
+
+def _exchange(name: str, kind: str, arguments: dict[str, Any] | None = None) -> Call:
+    return ("exchange_declare", {"exchange": name, "exchange_type": kind, "durable": True, "arguments": arguments})
+
+
+def _bind(queue: str, exchange: str, key: str) -> Call:
+    return ("queue_bind", {"queue": queue, "exchange": exchange, "routing_key": key})

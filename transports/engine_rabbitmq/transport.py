@@ -1,0 +1,273 @@
+"""``RabbitTransport``: RabbitMQ as a client sees it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pika import exceptions
+
+from engine.contract import (
+    Batch,
+    CannotTell,
+    Capabilities,
+    Consumer,
+    DeadLetter,
+    Envelope,
+    Found,
+    QueueCounts,
+    Scheduled,
+    Transport,
+    Worker,
+)
+from engine.errors import ConfigError
+from engine_rabbitmq import names
+from engine_rabbitmq.address import TLS, Address
+from engine_rabbitmq.channel import Channel
+from engine_rabbitmq.consumer import RabbitConsumer
+from engine_rabbitmq.faults import Refused
+from engine_rabbitmq.graves import Graves
+from engine_rabbitmq.journals import Fact, Ledger, Order
+from engine_rabbitmq.loop import Loop
+from engine_rabbitmq.messages import outgoing, revived
+from engine_rabbitmq.office import Office
+from engine_rabbitmq.sender import Sending
+from engine_rabbitmq.session import Session
+from engine_rabbitmq.topology import Topology, server_version
+
+OLDEST = (3, 10)
+QUEUE_TYPES = ("quorum", "classic")
+_PRODUCERS = 1000
+_IDS = 1000
+_MOST_COMMAND = 64 * 1024
+
+
+class RabbitTransport(Transport):
+    """The broker behind ``amqp://`` and ``amqps://``. Its methods are called by one thread at a time, its consumers'
+    by their lanes."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        delays=True,
+        prioritises=True,
+        publishes_once=False,
+        settles_retry_atomically=False,
+        keeps_claims=False,
+        stores_results=False,
+        finds=False,
+        lists_scheduled=False,
+        revokes=True,
+        broadcasts=True,
+        durable=True,
+        other_hosts=True,
+    )
+    options: ClassVar[Mapping[str, type]] = {
+        **TLS,
+        "queue_type": str,
+        "heartbeat": float,
+        "consumer_timeout": float,
+    }
+
+    def __init__(self, url: str, *, options: Mapping[str, Any]) -> None:
+        super().__init__(url, options=options)
+        self._address = Address(url, options)
+        self._type = str(options.get("queue_type", "quorum"))
+        if self._type not in QUEUE_TYPES:
+            raise ConfigError(f'[broker] queue_type = "{self._type}": write "quorum" or "classic"')
+        self._consumer_timeout: float | None = options.get("consumer_timeout")
+        self._ledger = Ledger()
+        self._office = Office(self._address, self._topology, self._ledger)
+        self._sessions: dict[str, Session] = {}
+        self._opening = threading.Lock()
+        self._failed: OrderedDict[str, tuple[int, set[int]]] = OrderedDict()
+        self._pid = os.getpid()
+
+    def publish(self, envelopes: Sequence[Envelope], *, batch: Batch | None = None) -> None:
+        """See `Transport.publish`. A repeated batch is sent without what was confirmed before, and marked."""
+        number, done = self._failed.get(batch.producer, (None, set())) if batch is not None else (None, set())
+        repeated = batch is not None and number == batch.number
+        now = time.time()
+        positions = [position for position in range(len(envelopes)) if not repeated or position not in done]
+        items = [outgoing(envelopes[n], envelopes[n].due, now, replayed=repeated) for n in positions]
+        sending = Sending(items)
+        try:
+            if items:
+                self._office.carry_out(sending)
+        except Exception:
+            if batch is not None:
+                confirmed = {positions[n] for n in sending.confirmed}
+                self._remember(batch, confirmed | done if repeated else confirmed)
+            raise
+        if batch is not None:
+            self._failed.pop(batch.producer, None)
+
+    def consume(self, queues: Sequence[str], worker: Worker) -> Consumer:
+        """See `Transport.consume`."""
+        for queue in queues:
+            names.place(queue, 0)
+        return RabbitConsumer(lambda: self._session(tuple(queues), worker), self._office)
+
+    def counts(self, queues: Sequence[str] | None = None) -> Mapping[str, QueueCounts]:
+        """See `Transport.counts`. Of what is claimed it knows this process's part; what is delayed lies in the ladder,
+        uncounted."""
+        line = self._office.look()
+        wanted = list(queues) if queues is not None else self._ledger.queues()
+        sizes = _sizes(line.loop, [place for queue in wanted for place in self._places(queue)])
+        waiting: dict[str, int] = {}
+        held: dict[str, int] = {}
+        for session in self._living():
+            for into, counts in zip((waiting, held), session.counts(), strict=True):
+                for queue, count in counts.items():
+                    into[queue] = into.get(queue, 0) + count
+        return {queue: self._counts(queue, sizes, waiting.get(queue, 0), held.get(queue, 0)) for queue in wanted}
+
+    def revoke(self, ids: Sequence[str], until: float) -> Sequence[Found]:
+        """See `Transport.revoke`. Nothing is taken out: it is met when it comes."""
+        if ids:
+            self._office.order([Order(list(ids[n : n + _IDS]), until) for n in range(0, len(ids), _IDS)])
+            self._ledger.revoke(ids, until)
+        return ()
+
+    def find(self, id: str) -> Found | CannotTell | None:
+        """Cannot tell: RabbitMQ does not look messages up."""
+        return CannotTell()
+
+    def scheduled(self, limit: int = 100, queue: str | None = None) -> Sequence[Scheduled]:
+        """Returns nothing: what lies in the ladder cannot be listed."""
+        return ()
+
+    def dead(self, limit: int = 100, queue: str | None = None) -> Sequence[DeadLetter]:
+        """See `Transport.dead`. All dead letters are read for it."""
+        return self._graves(queue).latest(limit)
+
+    def dead_letter(self, id: str) -> DeadLetter | None:
+        """See `Transport.dead_letter`. All dead letters are read for it."""
+        return self._graves().find(id)
+
+    def replay(self, ids: Sequence[str]) -> int:
+        """See `Transport.replay`. All dead letters are read for it."""
+        now = time.time()
+        return self._graves().take(ids, lambda entries: self._office.publish([revived(one, now) for one in entries]))
+
+    def drop(self, ids: Sequence[str]) -> int:
+        """See `Transport.drop`. All dead letters are read for it."""
+        return self._graves().take(ids, lambda entries: None)
+
+    def purge(self, queue: str) -> int:
+        """See `Transport.purge`. What is delayed is dropped when it is due, and not counted here."""
+        line = self._office.look()
+        if self._ledger.queue(queue) is None:
+            return 0
+        self._office.tell(Fact(queue, purged=time.time()))
+        count = sum(session.purge(queue) for session in self._living())
+        places = [place for place in self._places(queue) if not place.endswith(".dead")]
+        return count + sum(_each(line.loop, "queue_purge", places))
+
+    def pause(self, queue: str, paused: bool) -> None:
+        """See `Transport.pause`."""
+        names.place(queue, 0)
+        self._office.look()
+        self._office.tell(Fact(queue, paused=paused))
+        for session in self._living():
+            session.look_again()
+
+    def broadcast(self, command: bytes) -> None:
+        """See `Transport.broadcast`."""
+        self._office.order([Order(command=command[:_MOST_COMMAND])])
+
+    def check(self) -> Sequence[str]:
+        """See `Transport.check`."""
+        try:
+            line = self._office.look()
+        except Refused as error:
+            raise ConfigError(str(error)) from error
+        version = server_version(line.loop)
+        if version and version < OLDEST:
+            shown = ".".join(map(str, version))
+            raise ConfigError(f"{self._address.place}: RabbitMQ {shown} is too old: 3.10 or later is needed")
+        return [*line.topology.notes, *self._timeout_notes(version)]
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        if self._pid != os.getpid():
+            return
+        for session in list(self._sessions.values()):
+            session.loop.close()
+        self._sessions.clear()
+        self._office.close()
+
+    def _topology(self, loop: Loop) -> Topology:
+        return Topology(loop, self._type, self._consumer_timeout)
+
+    def _session(self, queues: tuple[str, ...], worker: Worker) -> Session:
+        """Returns the worker's connection: one for all of its consumers, as claims belong to it."""
+        with self._opening:
+            session = self._sessions.get(worker.id)
+            if session is None or session.loop.error is not None:
+                if session is not None:
+                    session.loop.close()
+                loop = Loop(self._address, "consumer")
+                session = Session(loop, self._topology(loop), self._office, queues)
+                session.open()
+                self._sessions[worker.id] = session
+            else:
+                session.use(queues)
+            return session
+
+    def _living(self) -> list[Session]:
+        return [session for session in list(self._sessions.values()) if session.loop.error is None]
+
+    def _remember(self, batch: Batch, confirmed: set[int]) -> None:
+        self._failed[batch.producer] = (batch.number, confirmed)
+        self._failed.move_to_end(batch.producer)
+        while len(self._failed) > _PRODUCERS:
+            self._failed.popitem(last=False)
+
+    def _graves(self, queue: str | None = None) -> Graves:
+        line = self._office.look()
+        queues = self._ledger.queues() if queue is None else [queue] if self._ledger.queue(queue) else []
+        return Graves(line.loop, queues)
+
+    def _places(self, queue: str) -> list[str]:
+        known = self._ledger.queue(queue)
+        if known is None:
+            return []
+        return [names.place(queue, level) for level in (*sorted(known.levels), names.FRONT, names.DEAD)]
+
+    def _counts(self, queue: str, sizes: Mapping[str, int], waiting: int, held: int) -> QueueCounts:
+        known = self._ledger.queue(queue)
+        if known is None:
+            return QueueCounts()
+        *ready, dead = [sizes.get(place, 0) for place in self._places(queue)]
+        return QueueCounts(sum(ready) + waiting, 0, held, dead, known.paused)
+
+    def _timeout_notes(self, version: tuple[int, ...]) -> list[str]:
+        if version >= (3, 12) or self._consumer_timeout is not None:
+            return []
+        return [
+            "RabbitMQ takes a message back that was held for its consumer_timeout (30 minutes, if rabbitmq.conf does "
+            "not say otherwise), also while its task runs: set consumer_timeout in rabbitmq.conf to more milliseconds "
+            "than your longest task takes, and say so here with consumer_timeout under [broker]"
+        ]
+
+
+def _sizes(loop: Loop, places: Sequence[str]) -> dict[str, int]:
+    counts = _each(loop, "queue_declare", places, passive=True)
+    return dict(zip(places, counts, strict=True))
+
+
+def _each(loop: Loop, method: str, places: Sequence[str], **arguments: Any) -> list[int]:
+    """Asks for the number of messages of queues, or purges them; 0 for one that does not exist."""
+    channel = Channel(loop)
+    calls = [(method, {"queue": place, **arguments}) for place in places]
+    try:
+        return [answer.message_count for answer in channel.call_all(calls)]
+    except exceptions.ChannelClosedByBroker:
+        if len(places) == 1:
+            return [0]
+        return [count for place in places for count in _each(loop, method, [place], **arguments)]
+    finally:
+        channel.close()
