@@ -69,7 +69,7 @@ def lock_is_free(path: str) -> bool:
     """Says whether the lock file exists and nobody holds it. Never creates it, never waits."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path at all
         return False
     try:
         # Shared: two observers that look at the same time do not take each other for the owner.

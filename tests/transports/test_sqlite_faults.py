@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -130,13 +132,31 @@ def test_check_refuses_what_cannot_be_used(tmp_path: Path, spoil: Callable[[Path
     assert not path.is_file() or path.read_bytes() == before, "the file was changed"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anything")
-def test_a_file_that_cannot_be_written_is_told(rig: SqliteRig) -> None:
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder that another user may only look into; root becomes that user."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    if os.geteuid() != os.getuid():
+        os.seteuid(os.getuid())
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_a_file_that_cannot_be_written_is_told(unprivileged: Path) -> None:
+    rig = SqliteRig(unprivileged)
     rig.publish("one")
     rig.transport.close()
-    rig.path.chmod(0o400)
-    with pytest.raises(ConfigError, match="cannot be written"):
-        rig.connect().check()
+    rig.path.chmod(0o444)
+    unprivileged.chmod(0o555)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    for client in (rig.connect(), rig.results()):
+        with pytest.raises(ConfigError, match=r"cannot be (written|opened)") as caught:
+            client.check()
+        assert str(rig.path) in str(caught.value)
+    rig.close()
 
 
 def test_a_damaged_file_met_later_is_a_transport_error(rig: SqliteRig) -> None:
@@ -266,7 +286,12 @@ def test_listings_stand_what_foreign_hands_wrote(rig: SqliteRig) -> None:
         other.execute("INSERT INTO message (id, state, due, body) VALUES (CAST(x'c328' AS TEXT), 1, 'never', 'x')")
     assert rig.transport.counts()["\\xfe"].ready == 1
     assert [one.id for one in rig.transport.scheduled()] == ["\\xc3("]
-    assert rig.transport.purge("default") == 2
+    with rig.raw() as other:
+        other.execute("INSERT INTO worker VALUES (77, x'fe', 'h', 'b', 'nul' || char(0), 'soon', 'many', 'never')")
+    consumer = rig.consumer()
+    consumer.takeover(3, 20)
+    assert [delivery.id for delivery in consumer.fetch(10, 0.05)] == ["before"]
+    assert rig.transport.purge("default") == 1
 
 
 def test_claims_that_nobody_owns_are_released(rig: SqliteRig) -> None:

@@ -62,6 +62,16 @@ def test_bells_of_the_dead_are_struck_off(rig: SqliteRig) -> None:
         assert other.execute("SELECT count(*) FROM bell WHERE topic = 'queue:default'").fetchall() == [(0,)]
 
 
+def test_a_bell_that_cannot_be_struck_off_is_no_failure_of_what_it_told(rig: SqliteRig) -> None:
+    rig.consumer()
+    with rig.raw() as other:
+        other.execute("UPDATE bell SET address = 'engine-sqlite-nobody'")
+        other.execute("CREATE TRIGGER hold BEFORE DELETE ON bell BEGIN SELECT raise(ABORT, 'no'); END")
+        rig.publish("one")
+        other.execute("DROP TRIGGER hold")
+    assert rig.transport.counts(["default"])["default"].ready == 1
+
+
 def test_bells_of_another_network_are_left_alone(rig: SqliteRig) -> None:
     rig.consumer()
     with rig.raw() as other:

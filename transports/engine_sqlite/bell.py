@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 
+from engine.errors import TransportError
 from engine_sqlite.session import Session
 
 RESULTS = "results"
@@ -140,11 +141,13 @@ class Ringer:
         if addresses == "[]":
             return
         gone = [address for address in json.loads(addresses) if not self._reaches(address)]
-        if gone:
-            with self._session.write() as connection:
-                connection.execute(
-                    "DELETE FROM bell WHERE address IN (SELECT value FROM json_each(?))", (json.dumps(gone),)
-                )
+        if not gone:
+            return
+        # What the ring is about has happened: nobody may take a failure here for one of that.
+        with suppress(TransportError), self._session.write() as connection:
+            connection.execute(
+                "DELETE FROM bell WHERE address IN (SELECT value FROM json_each(?))", (json.dumps(gone),)
+            )
 
     def close(self) -> None:
         """Closes the socket."""

@@ -29,8 +29,10 @@ REMEMBERED = 3600.0
 TIDY_EVERY = 60.0
 """Seconds between two looks for what can be forgotten."""
 EXPIRED_AT_ONCE = 2000
+# Text, which foreign hands may have put there, is greater than any number.
+NEXT_DUE = f"SELECT min(due) FROM message WHERE state = {DELAYED} AND due < {FOREVER}"
 _LOOK = f"""
-SELECT (SELECT number FROM worker WHERE id = ?), (SELECT min(due) FROM message WHERE state = {DELAYED}), ({LINES})
+SELECT (SELECT number FROM worker WHERE id = ?), ({NEXT_DUE}), ({LINES})
 """
 
 
@@ -147,6 +149,7 @@ class SqliteConsumer(Consumer):
     def _join(self, connection: sqlite3.Connection, now: float) -> int:
         if self._bell is None:
             self._bell = Bell()
+        if self._number is None or members.number_of(connection, self._worker) is None:
             self._last_command = connection.execute("SELECT coalesce(max(n), 0) FROM command").fetchone()[0]
         self._number = members.join(connection, self._worker, self._number, now)
         self._bell.list_under(connection, [COMMANDS, *map(queue_topic, self._choice.queues)], FOREVER)
@@ -207,7 +210,7 @@ class SqliteConsumer(Consumer):
     def _look_for_commands(self) -> None:
         self._looked = time.monotonic()
         for number, body in self._session.read(
-            "SELECT n, body FROM command WHERE n > ? ORDER BY n", (self._last_command,)
+            "SELECT n, CAST(body AS BLOB) FROM command WHERE n > ? ORDER BY n", (self._last_command,)
         ):
             self._last_command = number
             self._inbox.append(body)

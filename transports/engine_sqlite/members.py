@@ -12,7 +12,11 @@ from engine_sqlite import messages
 from engine_sqlite.rows import as_json
 from engine_sqlite.schema import CLAIMED, READY
 
-LISTED = "SELECT id, host, boot_id, lock, dead_after, beat FROM worker"
+LISTED = """
+SELECT CAST(id AS TEXT), CAST(host AS TEXT), CAST(boot_id AS TEXT), CAST(lock AS TEXT), CAST(dead_after AS REAL),
+    CAST(beat AS INTEGER)
+FROM worker
+"""
 _JOIN = """
 INSERT INTO worker (number, id, host, boot_id, lock, dead_after, beat, seen) VALUES (?, ?, ?, ?, ?, ?, 1, ?)
 ON CONFLICT (id) DO UPDATE SET beat = beat + 1, seen = excluded.seen
