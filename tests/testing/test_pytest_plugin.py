@@ -24,7 +24,7 @@ def _python(folder: Path, *args: str) -> str:
 
 
 def test_the_example_of_the_readme(tmp_path: Path) -> None:
-    text = README.read_text()
+    text = README.read_text().partition("# Testing plugins")[0]
     (settings,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     shop, tests, session = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (tmp_path / "pyproject.toml").write_text(settings)

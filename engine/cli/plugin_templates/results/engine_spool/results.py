@@ -32,7 +32,7 @@ class SpoolResults(ResultBackend):
         super().__init__(url, expires=expires, options=options)
         path = url.partition("://")[2]
         if not path:
-            raise ConfigError(f'[results] url = "{url}": name a folder, as in "spool:///var/spool/engine"')
+            raise ConfigError(f'[results] url = "{url}": name a folder, as in "spool:///var/lib/engine"')
         self._path = Path(path).absolute()
         self._records = self._path / "records"
         self._swept = time.monotonic()

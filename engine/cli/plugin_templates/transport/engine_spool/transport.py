@@ -45,10 +45,8 @@ from engine.contract import (
 from engine.contract.liveness import DeathWatch
 from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, TransportError
 
-POLL = 0.02
-"""Seconds between two looks for messages."""
-LONGEST_QUEUE = 150
-"""Characters of a queue's name, quoted, that fit into the name of a file beside the rest."""
+POLL = 0.02  # seconds between two looks for messages
+LONGEST_QUEUE = 150  # characters of a quoted name that fit into the name of a file, beside the rest
 LISTED_BODY = 64 * 1024
 COMMANDS_KEPT = 3600 * 10**9  # nanoseconds
 
@@ -130,8 +128,7 @@ class Folder:
             raise TransportError(f"the queue's name {envelope.queue!r} is too long for a file: choose a shorter one")
         body = token()
         (self.bodies / body).write_bytes(json.dumps(envelope.id).encode() + b"\n" + envelope.body)
-        priority = min(max(envelope.priority, 0), 9)
-        return Ticket(priority, place_in_line(envelope.due), 1, 0, envelope.queue, digest(envelope.id), body)
+        return Ticket(envelope.priority, place_in_line(envelope.due), 1, 0, envelope.queue, digest(envelope.id), body)
 
     def read(self, ticket: Ticket) -> tuple[str, bytes]:
         """Returns id and body of a message."""
@@ -169,8 +166,8 @@ class Folder:
         """Returns a dead letter, its body cut to ``length``."""
         id, body = self.read(ticket)
         reason = (self.bodies / f"{ticket.body}.reason").read_bytes().decode()
-        died = ticket.order / 1e9
-        return DeadLetter(id, ticket.queue, reason, died, ticket.deliveries, ticket.crashes, body[:length])
+        _, died, deliveries, crashes, queue, *_ = ticket
+        return DeadLetter(id, queue, reason, died / 1e9, deliveries, crashes, body[:length])
 
     def is_revoked(self, ticket: Ticket) -> bool:
         """Was the task revoked, and is that still to be remembered?"""
@@ -212,15 +209,17 @@ class SpoolTransport(Transport):
         super().__init__(url, options=options)
         path = url.partition("://")[2]
         if not path:
-            raise ConfigError(f'[broker] url = "{url}": name a folder, as in "spool:///var/spool/engine"')
+            raise ConfigError(f'[broker] url = "{url}": name a folder, as in "spool:///var/lib/engine"')
         self._folder = Folder(Path(path).absolute())
 
     def publish(self, envelopes: Sequence[Envelope], *, batch: Batch | None = None) -> None:
         folder = self._folder
         with folder.locked():
             alive = {ticket.digest for ticket in folder.alive()}
-            new = {digest(envelope.id): envelope for envelope in reversed(envelopes)}
-            tickets = [folder.add(new[key]) for key in reversed(new) if key not in alive]
+            new: dict[str, Envelope] = {}
+            for envelope in envelopes:
+                new.setdefault(digest(envelope.id), envelope)
+            tickets = [folder.add(envelope) for key, envelope in new.items() if key not in alive]
             for ticket in tickets:
                 (folder.waiting / ticket.name).touch()
 
@@ -354,8 +353,9 @@ class SpoolConsumer(Consumer):
             with self._folder.locked():
                 self._join()
                 taken = [self._claim(ticket) for ticket in self._next()[:limit]]
+                is_called = bool(self._unheard())
             left = deadline - time.monotonic()
-            if taken or self._unheard() or left <= 0 or self._woken.wait(min(left, POLL)):
+            if taken or is_called or left <= 0 or self._woken.wait(min(left, POLL)):
                 self._woken.clear()
                 return taken
 
