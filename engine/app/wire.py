@@ -166,7 +166,10 @@ def encode(packet: Packet) -> bytes:
 
 def decode(data: bytes) -> Any:
     """Returns the packet in ``data``. Raises msgspec.DecodeError for anything else."""
-    return _decoder.decode(data)
+    try:
+        return _decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
 
 
 def send(sock: socket.socket, data: bytes, flags: int = 0) -> None:

@@ -6,7 +6,7 @@ stay as they came until a child needs them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,6 +15,8 @@ from engine.errors import MessageError
 VERSION = 1
 MAX_ID = 255
 """Longest task id, in bytes of UTF-8."""
+MAX_RETRIES = 2**53
+"""Most retries that a message may tell of: a number that every JSON parser and every broker carries."""
 DEFAULT_QUEUE = "default"
 
 
@@ -64,10 +66,10 @@ class Message(msgspec.Struct, omit_defaults=True, rename={"version": "v"}):
     priority: int | None = None
     eta: float | None = None
     expires: float | None = None
-    retries: int = 0
+    retries: Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRIES)] = 0
     max_retries: int | msgspec.UnsetType | None = msgspec.UNSET
-    time_limit: float | None = None
-    soft_time_limit: float | None = None
+    time_limit: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    soft_time_limit: Annotated[float, msgspec.Meta(ge=0)] | None = None
     ignore_result: bool | None = None
     serializer: str = "json"
     origin: str = ""

@@ -33,6 +33,8 @@ from engine.runtime.template import Birth
 from engine.runtime.tidy import Tidy
 
 log = logging.getLogger("engine.child")
+LONGEST_LIMIT = 3e9
+"""Seconds: 95 years. A longer time limit does not fit the board, and means the same."""
 STOP_LIMIT = 10.0
 """Seconds that ``on_child_stop`` hooks may take before the child is killed."""
 
@@ -173,7 +175,9 @@ class Child:
             self._report(_finished(handout, message))
             return
         now = time.monotonic_ns()
-        soft, hard, memory = limits.soft_time_limit, limits.time_limit, limits.memory_limit
+        soft = min(limits.soft_time_limit or 0.0, LONGEST_LIMIT)
+        hard = min(limits.time_limit or 0.0, LONGEST_LIMIT)
+        memory = limits.memory_limit
         if soft or hard or memory:
             slot.set_deadlines(
                 now + int(soft * 1e9) if soft else 0,

@@ -127,9 +127,9 @@ class Sentinel(RedisServer):
 
 
 def free_port() -> int:
-    """Returns a port that nobody listens at, below those that the kernel gives to clients."""
+    """Returns a port that nobody listens at, nor at the one 10000 above; both below those that clients are given."""
     while True:
-        port = 20000 + int.from_bytes(os.urandom(2), "big") % 10000
+        port = 10000 + int.from_bytes(os.urandom(2), "big") % 10000
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0 and probe.connect_ex(("127.0.0.1", port + 10000)) != 0:
                 return port
