@@ -230,4 +230,4 @@ def _reason(error: Exception, timeout: float) -> str:
         return f"no answer in {timeout:g} s"
     if isinstance(error, hiredis.HiredisError):
         return f"does not speak the protocol of Redis: {error}"
-    return str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

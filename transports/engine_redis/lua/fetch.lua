@@ -143,20 +143,20 @@ end
 local function claim(groups, count)
   local first = numbers(count)
   local number = first
-  local pairs_ = {}
+  local fields = {}
   for _, group in ipairs(groups) do
     local line = group[1]
     for _, entry in ipairs(group[2]) do
       local space = string.find(entry, ' ', 1, true)
       local id = string.sub(entry, space + 1)
       local name = claim_name(id)
-      pairs_[#pairs_ + 1] = name
-      pairs_[#pairs_ + 1] = digits(number) .. ' ' .. string.sub(entry, 1, space) .. line ..
+      fields[#fields + 1] = name
+      fields[#fields + 1] = digits(number) .. ' ' .. string.sub(entry, 1, space) .. line ..
         (name == id and '' or '\n' .. id)
       number = number + 1
     end
   end
-  sliced('HSET', ns .. 'claims:' .. worker, pairs_)
+  sliced('HSET', ns .. 'claims:' .. worker, fields)
   return first
 end
 

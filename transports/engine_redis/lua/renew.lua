@@ -1,4 +1,5 @@
--- ARGV: worker, its description, "1" for a heartbeat, with the numbers of the claims of all runs that have begun, or "0".
+-- ARGV: worker, its description, then "0", or "1" for a heartbeat and the numbers of the claims of all runs that have
+-- begun.
 -- Registers the worker if it is not. Returns {"1" if it was not, {worker, description, heartbeat} of all}.
 
 local worker = ARGV[1]

@@ -6,7 +6,7 @@ local found = {}
 call('ZREMRANGEBYSCORE', ns .. 'revoked', '-inf', string.format('%.3f', time()))
 for i = 2, #ARGV do
   local id = ARGV[i]
-  call('ZADD', ns .. 'revoked', ARGV[1], id)
+  call('ZADD', ns .. 'revoked', 'GT', ARGV[1], id)
   local order, line, body = read(call('HGET', messages, id) or '')
   if order then
     local place, due = place_of(id, order, line)

@@ -1,4 +1,5 @@
--- ARGV: limit, queue or "", "1" when a queue is given. Returns {due, line, id, body} of delayed messages, soonest first.
+-- ARGV: limit, queue or "", "1" when a queue is given.
+-- Returns {due, line, id, body} of delayed messages, soonest first.
 
 local limit = tonumber(ARGV[1])
 local found = {}

@@ -10,18 +10,18 @@ local key = ns .. 'claims:' .. worker
 write_when_full()
 
 -- The claims that are held: position -> {name, claim}.
-local names, numbers_ = {}, {}
+local names, claim_numbers = {}, {}
 for i = 1, count do
   local claim = ARGV[4 + i]
   local space = string.find(claim, ' ', 1, true) or #claim
-  numbers_[i] = string.sub(claim, 1, space)
+  claim_numbers[i] = string.sub(claim, 1, space)
   names[i] = string.sub(claim, space + 1)
 end
 local held = count > 0 and read_sliced('HMGET', key, names) or {}
 local stale = {}
 local seen = {}
 for i = 1, count do
-  local number = numbers_[i]
+  local number = claim_numbers[i]
   if seen[names[i]] or not held[i] or string.sub(held[i], 1, #number) ~= number then
     held[i] = false
     stale[#stale + 1] = i - 1
