@@ -4,7 +4,7 @@ Surprising facts this rests on:
 
 - A SEQPACKET socket keeps packet borders and gives each packet to exactly one of its blocked readers.
 - Both sides of a `socketpair` that crossed a fork share one open file description: ``setblocking`` in one process
-  changes it in all. So nobody calls it here; who must not wait passes MSG_DONTWAIT.
+  changes it in all. So nobody calls it here; who must not wait passes `NOW` (MSG_DONTWAIT).
 - A packet must fit the sender's socket buffer. One above `INLINE_MAX` travels as a sealed memfd: the packet is then
   the one byte ``MEMFD`` and the descriptor. Peeking at such a packet makes a new descriptor each time.
 """
@@ -28,6 +28,14 @@ MEMFD = b"\xc1"
 """A byte that no msgpack value starts with."""
 BUFFER = INLINE_MAX + 4096
 """Size of a receive buffer: larger than any packet, as the peek offset counts the bytes that were copied."""
+# Plain numbers, as `|` of two `socket.MsgFlag` is Python code that takes as long as the system call. Not every system
+# has them all, and this module is imported on every system.
+NOW = int(getattr(socket, "MSG_DONTWAIT", 0))
+"""Do not wait. For ``flags`` of `send` and `receive`."""
+PEEK = int(socket.MSG_PEEK)
+"""Look at the packet, and leave it where it is."""
+_QUIETLY = int(getattr(socket, "MSG_NOSIGNAL", 0))
+_CLOSED_AT_EXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 
 
 class Handout(msgspec.Struct, frozen=True, tag=1, array_like=True):
@@ -173,10 +181,10 @@ def decode(data: bytes) -> Any:
 
 
 def send(sock: socket.socket, data: bytes, flags: int = 0) -> None:
-    """Sends one packet, as a memfd if it is large. Raises BlockingIOError when ``flags`` hold MSG_DONTWAIT and there is
-    no room, and OSError when the other side is gone."""
+    """Sends one packet, as a memfd if it is large. Raises BlockingIOError when ``flags`` hold `NOW` and there is no
+    room, and OSError when the other side is gone."""
     if len(data) <= INLINE_MAX:
-        sock.send(data, flags | socket.MSG_NOSIGNAL)
+        sock.send(data, flags | _QUIETLY)
         return
     import fcntl  # only here: `import engine` and sending work on systems that have none
 
@@ -188,15 +196,15 @@ def send(sock: socket.socket, data: bytes, flags: int = 0) -> None:
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        sock.sendmsg([MEMFD], rights, flags | socket.MSG_NOSIGNAL)
+        sock.sendmsg([MEMFD], rights, flags | _QUIETLY)
     finally:
         os.close(fd)
 
 
 def receive(sock: socket.socket, flags: int = 0) -> bytes:
-    """Receives (or, with MSG_PEEK, looks at) one packet; b"" is the end of the stream. Raises BlockingIOError when
-    ``flags`` hold MSG_DONTWAIT and nothing is there."""
-    data, ancillary, _, _ = sock.recvmsg(BUFFER, 64, flags | socket.MSG_CMSG_CLOEXEC)
+    """Receives (or, with `PEEK`, looks at) one packet; b"" is the end of the stream. Raises BlockingIOError when
+    ``flags`` hold `NOW` and nothing is there."""
+    data, ancillary, _, _ = sock.recvmsg(BUFFER, 64, flags | _CLOSED_AT_EXEC)
     if not ancillary:
         return data
     return _read_memfd(ancillary)
@@ -204,7 +212,7 @@ def receive(sock: socket.socket, flags: int = 0) -> bytes:
 
 def discard(sock: socket.socket) -> None:
     """Consumes one packet that was peeked at and settled. Never waits."""
-    _, ancillary, _, _ = sock.recvmsg(1, 64, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+    _, ancillary, _, _ = sock.recvmsg(1, 64, NOW | _CLOSED_AT_EXEC)
     for fd in descriptors(ancillary):
         os.close(fd)
 

@@ -191,7 +191,7 @@ class Child:
         """Sends the outcome: the commit point of a run. Waiting for room does not count against its limits."""
         data = wire.encode(outcome)
         try:
-            wire.send(self._link, data, socket.MSG_DONTWAIT)
+            wire.send(self._link, data, wire.NOW)
         except BlockingIOError:
             self._slot.clear_deadlines()
             wire.send(self._link, data)

@@ -133,7 +133,7 @@ class ChildRun:
         """Says where the task was: should it be killed at its hard limit, nobody else can."""
         text = "".join(traceback.format_stack(frame, STACK_FRAMES))[-STACK_MAX:]
         with suppress(BlockingIOError):  # without room it is not worth waiting for: the task has to hear of its limit
-            wire.send(self._link, wire.encode(wire.Stack(self.sequence, text)), socket.MSG_DONTWAIT)
+            wire.send(self._link, wire.encode(wire.Stack(self.sequence, text)), wire.NOW)
 
 
 _INVOKE = ChildRun.invoke.__code__

@@ -27,7 +27,6 @@ SOCKET_MOST = 200
 """Most packets that are kept in the socket: what the kernel has room for, when they are small."""
 STALE = 1.0
 """Seconds after which what no child has taken goes back to the broker."""
-_NOW = socket.MSG_DONTWAIT
 
 
 class Held:
@@ -275,7 +274,7 @@ class Handoff:
             )
         )
         try:
-            wire.send(pair.handoff, data, _NOW)
+            wire.send(pair.handoff, data, wire.NOW)
         except (BlockingIOError, BrokenPipeError):
             return False  # no room, or retired before this dispatcher was started: the next generation is on its way
         self._counter = held.sequence = sequence
@@ -310,7 +309,7 @@ def _drain(sock: socket.socket) -> list[wire.Handout]:
     packets: list[wire.Handout] = []
     while True:
         try:
-            data = wire.receive(sock, _NOW)
+            data = wire.receive(sock, wire.NOW)
         except BlockingIOError:
             return packets
         if not data:

@@ -24,7 +24,7 @@ from engine.app import wire
 log = logging.getLogger("engine.dispatcher")
 
 SO_PEEK_OFF = 42
-_PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
+_PEEK = wire.PEEK | wire.NOW
 
 
 class Entry:
@@ -75,7 +75,7 @@ class Journal:
         count = 0
         entries, recv = self._entries, self.sock.recv
         while entries and entries[0].done:
-            recv(1, socket.MSG_DONTWAIT)
+            recv(1, wire.NOW)
             entries.popleft()
             count += 1
         return count

@@ -22,7 +22,6 @@ log = logging.getLogger("engine.dispatcher")
 
 IN_FLIGHT_MOST = 64 * 2**20
 """Bytes of one client's unanswered calls above which it is read no further, until some are answered."""
-_NOW = socket.MSG_DONTWAIT
 
 
 class ChildCaller:
@@ -40,7 +39,7 @@ class ChildCaller:
         journal = self.entry.journal
         if not self.gone:
             try:
-                wire.send(journal.sock, wire.encode(reply), _NOW)
+                wire.send(journal.sock, wire.encode(reply), wire.NOW)
             except OSError as error:
                 log.error("child %d gets no answer to its call: %s", journal.slot, error)
         self.forget()
@@ -67,7 +66,7 @@ class Client:
         if self.gone:
             return
         try:
-            wire.send(self.sock, wire.encode(reply), _NOW)
+            wire.send(self.sock, wire.encode(reply), wire.NOW)
         except OSError:
             self.gone = True
 
@@ -129,7 +128,7 @@ class Clients:
         asks: list[Ask] = []
         while not client.gone and not self._stop_reading(client):
             try:
-                data = wire.receive(client.sock, _NOW)
+                data = wire.receive(client.sock, wire.NOW)
                 request = wire.decode(data) if data else None
             except BlockingIOError:
                 break

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # typeshed does not know it
 import fcntl
 import os
+import select
 import signal
 import threading
 from typing import Any
@@ -29,6 +30,9 @@ class Tidy:
         self._umask = os.umask(0)
         os.umask(self._umask)
         self._streams = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in range(3)]
+        self._poll = select.poll()
+        for fd in range(3):
+            self._poll.register(fd, 0)
 
     def restore(self) -> str | None:
         """Restores handlers, signal mask, timer, folder, umask and descriptors 0 to 2. Returns why the child should be
@@ -36,9 +40,9 @@ class Tidy:
         for number, handler in self._handlers:
             if _signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
-        if _signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        if _signal.pthread_sigmask(_signal.SIG_BLOCK, ()):
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        if _signal.getitimer(signal.ITIMER_REAL)[0]:
+        if _signal.getitimer(_signal.ITIMER_REAL)[0]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         os.umask(self._umask)
         return self._restore_places() or self._leftover_threads()
@@ -49,11 +53,10 @@ class Tidy:
                 os.chdir(self._folder)
         except OSError as error:
             return f"its folder is gone ({error.strerror})"
-        for fd, kept in enumerate(self._streams):
-            try:
-                fcntl.fcntl(fd, fcntl.F_GETFD)
-            except OSError:
-                os.dup2(kept, fd)
+        # One look for all three: of what is asked nothing, only hang-ups, errors and what is not open are told.
+        for fd, told in self._poll.poll(0):
+            if told & select.POLLNVAL:
+                os.dup2(self._streams[fd], fd)
         return None
 
     def _leftover_threads(self) -> str | None:
