@@ -165,6 +165,7 @@ class Outcomes:
         elif type(packet) is wire.Death:
             self._death(entry, packet)
         elif type(packet) is wire.Stack:
+            self._stack_of(entry, packet.sequence)  # one that nothing followed
             self._stacks[entry.journal.slot] = (entry, packet)
         else:
             if type(packet) is wire.Registry:
