@@ -1,4 +1,4 @@
-"""The broker goes away, hangs, is full, or the link loses bytes: nothing is lost, nothing runs twice, no process ends."""
+"""The broker goes away, hangs, is full, or the link loses bytes: nothing is lost, nothing runs twice, nobody ends."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def test_a_full_redis_drains(redis: Rig) -> None:
 
 
 def test_a_whole_engine_that_was_paused_for_longer_than_it_counts_as_alive_ends_nothing_twice(rig: Rig) -> None:
-    """SIGSTOP of every process, as of a virtual machine that is frozen. Its claims might be another worker's when it goes
-    on; here nobody took them, so its runs count."""
+    """SIGSTOP of every process, as of a virtual machine that is frozen. Its claims might be another worker's when it
+    goes on; here nobody took them, so its runs count."""
     engine = rig.start(concurrency=2)
     results = rig.send_many("sleep", 100, 0.02)
     wait_for(lambda: len(rig.ledger().ends) > 10, "some to end")

@@ -48,6 +48,11 @@ def again(self: Any, times: int, delay: float = 0.0) -> int:
     return times
 
 
+@app.task(name="faults.take", typing=False)
+def take(*args: Any, **kwargs: Any) -> None:
+    """Takes anything, and does nothing."""
+
+
 @app.task(bind=True, name="faults.die")
 def die(self: Any, how: str) -> None:
     """Ends its own process: "SIGKILL", "SIGSEGV", "abort", or an exit status."""
