@@ -101,7 +101,7 @@ def _incarnation(config: Config) -> Iterator[tuple[Worker, int]]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        yield Worker(name, socket.gethostname(), boot_id, str(path), config.settings.worker.dead_after), fd
+        yield Worker(name, socket.gethostname(), boot_id, str(path), float(config.settings.worker.dead_after)), fd
         path.unlink(missing_ok=True)
     finally:
         os.close(fd)
