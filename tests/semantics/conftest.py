@@ -17,48 +17,56 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "transports")]
 
 import semantics_tasks  # noqa: E402 - found by the line above
+from rabbit_server import shared as shared_node  # noqa: E402 - likewise
 
 from engine.app.config import load  # noqa: E402
 from engine.app.results import AsyncResult  # noqa: E402
-from engine.contract.transport import DeadLetter, Transport  # noqa: E402
+from engine.contract.transport import DeadLetter, Found, Transport  # noqa: E402
 from engine.testing.harness import EngineProcess, toml, wait_for  # noqa: E402
-from servers import redis_server  # noqa: E402
+from servers import need, redis_server  # noqa: E402
 
-Opened = Callable[[Path, pytest.FixtureRequest], str]
+Opened = Callable[[Path, pytest.FixtureRequest], tuple[str, str]]
 
 
-def _redis(folder: Path, request: pytest.FixtureRequest) -> str:
+def _redis(folder: Path, request: pytest.FixtureRequest) -> tuple[str, str]:
     # Elsewhere: what has an engine's folder as its current directory is killed with the engine.
     place = folder.with_name(f"{folder.name}-server")
     place.mkdir()
     served = redis_server(place)
     server = served.__enter__()
     request.addfinalizer(lambda: served.__exit__(None, None, None))
-    return server.url
+    return server.url, server.url
+
+
+def _rabbitmq(folder: Path, request: pytest.FixtureRequest) -> tuple[str, str]:
+    need("rabbitmq-server")
+    node = shared_node()
+    return node.url(node.vhost()), f"sqlite:///{folder}/engine.db"
 
 
 TRANSPORTS: dict[str, Opened] = {
-    "memory": lambda folder, request: "memory://",
-    "sqlite": lambda folder, request: f"sqlite:///{folder}/engine.db",
+    "memory": lambda folder, request: ("memory://", "memory://"),
+    "sqlite": lambda folder, request: (f"sqlite:///{folder}/engine.db",) * 2,
     "redis": _redis,
+    "rabbitmq": _rabbitmq,
 }
-"""How each is made ready; returns its URL."""
+"""How each is made ready; returns the URLs of broker and results."""
 DURABLE = [name for name in TRANSPORTS if name != "memory"]
 
 
 class Site:
     """A folder with an engine, its ledger, and this process as its client."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, broker: str, results: str) -> None:
         self.folder = folder
-        self.url = url
+        self.urls = {"broker": broker, "results": results}
         shutil.copy(semantics_tasks.__file__, folder / "semantics_tasks.py")
         self.engines: list[EngineProcess] = []
         self.configure()
 
     def configure(self, **options: Any) -> EngineProcess:
         """Writes the configuration; returns an engine that is not started yet. This process becomes its client."""
-        made = EngineProcess(self.folder, toml("semantics_tasks", broker=self.url, **options))
+        made = EngineProcess(self.folder, toml("semantics_tasks", **self.urls, **options))
         semantics_tasks.app.configure(load(str(made.config)).settings)
         self.engines.append(made)
         return made
@@ -72,6 +80,14 @@ class Site:
         semantics_tasks.app.close()
         for engine in self.engines:
             engine.close()
+
+    def require(self, request: pytest.FixtureRequest) -> Site:
+        """Skips a test that needs what this transport says it cannot do. Returns itself."""
+        capabilities = self.broker(lambda transport: type(transport).capabilities)
+        for mark in request.node.iter_markers("needs"):
+            if not all(getattr(capabilities, flag) for flag in mark.args):
+                pytest.skip(f"{self.urls['broker'].partition(':')[0]} says no to {', '.join(mark.args)}")
+        return self
 
     @property
     def engine(self) -> EngineProcess:
@@ -110,9 +126,9 @@ class Site:
         return letter
 
     def place(self, result: AsyncResult[Any]) -> str | None:
-        """Returns where the message of a task is; None: nowhere, it was acknowledged."""
+        """Returns where the message of a task is. None: nowhere, it was acknowledged, or this broker cannot tell."""
         found = self.broker(lambda transport: transport.find(result.id))
-        return None if found is None else found.place
+        return found.place if isinstance(found, Found) else None
 
     def wait_gone(self, result: AsyncResult[Any]) -> None:
         """Waits until the message of a task was acknowledged."""
@@ -126,9 +142,14 @@ class Site:
         )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declares the mark."""
+    config.addinivalue_line("markers", "needs(flag): capabilities that a transport must have for this test")
+
+
 def _site(request: pytest.FixtureRequest, factory: pytest.TempPathFactory) -> Site:
     folder = factory.mktemp(request.param)
-    return Site(folder, TRANSPORTS[request.param](folder, request))
+    return Site(folder, *TRANSPORTS[request.param](folder, request))
 
 
 @pytest.fixture(scope="module", params=list(TRANSPORTS))
@@ -141,9 +162,9 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def site(shared: Site) -> Site:
+def site(shared: Site, request: pytest.FixtureRequest) -> Iterator[Site]:
     """The shared engine, which must have stayed up."""
-    yield shared
+    yield shared.require(request)
     wait_for(shared.engine.is_running, "the engine to be whole again")
 
 
@@ -159,5 +180,5 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def durable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """As `fresh`, with a transport that outlives its engine."""
     site = _site(request, tmp_path_factory)
-    yield site
+    yield site.require(request)
     site.close()

@@ -27,6 +27,7 @@ def test_countdown_and_eta_are_kept_to_and_countdown_beats_eta(site):
     assert late["4"] < 10
 
 
+@pytest.mark.needs("lists_scheduled")
 def test_a_naive_eta_is_utc(site):
     result = tasks.tell.apply_async(eta=datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1))
     (entry,) = [one for one in site.broker(lambda transport: transport.scheduled()) if one.id == result.id]
@@ -34,6 +35,7 @@ def test_a_naive_eta_is_utc(site):
     result.revoke()
 
 
+@pytest.mark.needs("finds")
 def test_priority_nine_is_first_and_equals_are_in_order(site):
     gates = ["one child", "other child"]
     blockers = [tasks.wait_at.delay(gate) for gate in gates]
@@ -129,6 +131,7 @@ def test_every_serializer_carries_arguments_and_result(site, serializer):
     assert tasks.add.apply_async((2, 3), serializer=serializer).get(timeout=10) == 5
 
 
+@pytest.mark.needs("finds")
 def test_what_cannot_be_carried_is_an_error_at_the_call_and_nothing_is_sent(site):
     with pytest.raises(SerializationError, match="Unfit"):
         tasks.tell.apply_async((tasks.Unfit(),), task_id="unfit")
@@ -149,6 +152,7 @@ def test_an_async_task_runs_and_its_limit_comes_at_its_await(site):
         from_limit.get(timeout=10)
 
 
+@pytest.mark.needs("finds")
 def test_a_second_send_of_an_id_that_is_alive_is_dropped(site):
     first = tasks.wait_at.apply_async(("twice",), task_id="twice")
     site.wait_start(first)

@@ -9,11 +9,13 @@ from engine import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from engine.testing.harness import wait_for
 
 
+@pytest.mark.needs("finds")
 def test_nothing_is_known_of_an_id_that_nobody_sent(site):
     result = tasks.app.AsyncResult("nobody sent this")
     assert (result.state, result.known, result.ready(), result.result) == ("PENDING", False, False, None)
 
 
+@pytest.mark.needs("finds")
 def test_known_tells_a_waiting_task_from_an_unknown_one(site):
     result = tasks.add.apply_async((1, 2), countdown=3600)
     assert (result.state, result.known) == ("PENDING", True)
@@ -21,6 +23,7 @@ def test_known_tells_a_waiting_task_from_an_unknown_one(site):
     assert result.known is True
 
 
+@pytest.mark.needs("finds")
 def test_forget_removes_what_is_kept(site):
     result = tasks.add.delay(1, 2)
     assert result.get(timeout=10) == 3
@@ -90,6 +93,7 @@ def test_a_state_stays_while_its_task_is_killed_at_a_limit_until_that_is_on_reco
     assert result.state == "FAILURE"
 
 
+@pytest.mark.needs("finds")
 def test_states_of_an_ignored_result_are_removed_at_its_end(site):
     sent = tasks.quiet_states.delay()
     assert sent.get() is None, "at once: nothing will be kept"
@@ -101,6 +105,7 @@ def test_states_of_an_ignored_result_are_removed_at_its_end(site):
     assert result.known is False
 
 
+@pytest.mark.needs("finds")
 def test_an_ignored_result_is_not_kept(site):
     sent = tasks.tell.apply_async(ignore_result=True)
     site.wait_gone(sent)

@@ -25,6 +25,7 @@ def fill(site, gate):
     return blockers
 
 
+@pytest.mark.needs("finds")
 def test_a_queued_task_is_revoked_and_never_runs(site):
     blockers = fill(site, "queued")
     queued = [tasks.end.delay("x") for _ in range(30)]
@@ -39,6 +40,7 @@ def test_a_queued_task_is_revoked_and_never_runs(site):
     assert not any(site.place(result) for result in queued)
 
 
+@pytest.mark.needs("finds")
 def test_a_delayed_task_is_revoked_at_once(site):
     result = tasks.end.apply_async(("x",), countdown=3600)
     assert site.place(result) == "delayed"
@@ -48,6 +50,7 @@ def test_a_delayed_task_is_revoked_at_once(site):
     assert_revoked(result)
 
 
+@pytest.mark.needs("finds")
 def test_a_retrying_task_is_revoked(site):
     result = tasks.retry_later.delay(3600)
     site.wait_state(result, "RETRY")
@@ -106,6 +109,7 @@ def test_terminate_kills_what_goes_on_all_the_same_and_its_child_is_replaced(sit
     site.wait_gone(result)
 
 
+@pytest.mark.needs("finds")
 def test_a_task_revokes_others(site):
     delayed = [tasks.end.apply_async(("x",), countdown=3600) for _ in range(3)]
     tasks.revoke_others.delay([result.id for result in delayed]).get(timeout=10)
@@ -114,12 +118,14 @@ def test_a_task_revokes_others(site):
         assert site.place(result) is None
 
 
+@pytest.mark.needs("finds")
 def test_engine_revoke_many_at_once(site):
     results = [tasks.end.apply_async(("x",), countdown=3600) for _ in range(10)]
     tasks.app.revoke([result.id for result in results])
     assert {result.state for result in results} == {"REVOKED"}
 
 
+@pytest.mark.needs("finds")
 def test_a_revoked_task_whose_result_is_ignored_is_recorded_all_the_same(site):
     result = tasks.app.AsyncResult(tasks.end.apply_async(("x",), countdown=3600, ignore_result=True).id)
     result.revoke()
