@@ -19,7 +19,7 @@ from engine.testing.harness import wait_for
 
 sys.path.append(str(Path(__file__).parent.parent / "dispatcher"))
 
-import dispatcher_rig  # noqa: E402 - found by the line above
+import dispatcher_rig
 
 MESSAGE = Message(
     version=1,

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 NASTY: Sequence[Any] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63 - 1, -(2**63), 2**64 - 1, 0.5, -0.0, 1e308, -1e308, 5e-324, "", " ", "\x00",
-    "\ud7ff", "x" * 300, "é" * 200, "../../etc/passwd", "{}", "null", "1e999", [], {}, [[]], [None], {"": None},
+    None, True, False, 0, -1, 1, 2**31, 2**63 - 1, -(2**63), 2**64 - 1, 0.5, -0.0, 1e308, -1e308, 5e-324, "", " ",
+    "\x00", "\ud7ff", "x" * 300, "é" * 200, "../../etc/passwd", "{}", "null", "1e999", [], {}, [[]], [None], {"": None},
     [[[[[[[[[[]]]]]]]]]], {"a": {"a": {"a": {"a": 1}}}}, [0] * 100, "A" * 5000,
 )  # fmt: skip
 """Values to put where others are expected."""
