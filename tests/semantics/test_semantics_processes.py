@@ -101,7 +101,8 @@ def test_a_task_that_takes_all_processes_with_it_too_often_is_lost_with_link_err
     durable.start(worker="max_crashes = 1")
     with pytest.raises(WorkerLostError, match="crash limit"):
         result.get(timeout=20)
-    wait_for(lambda: durable.dead(result), "the dead letter")
+    letter = wait_for(lambda: durable.dead(result), "the dead letter")
+    assert letter.crashes == 1
     wait_for(lambda: [result.id] in durable.ledger("link"), "link_error to have run")
     wait_for(lambda: durable.ledger("on_failure", result.id), "on_failure to have run")
     assert durable.ledger("after_return", result.id) == [["FAILURE"]]
