@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -43,7 +44,16 @@ class Subject:
 
 
 def findings(what: str, url: str | None, options: Mapping[str, str]) -> Iterator[Finding]:
-    """Looks over a plugin: the name of an installed one, or a file. With ``url``, opens and closes it too."""
+    """Looks over a plugin: the name of an installed one, or a file. With ``url``, opens and closes it too. Says nothing
+    twice."""
+    told = set()
+    for finding in _findings(what, url, options):
+        if finding not in told:
+            told.add(finding)
+            yield finding
+
+
+def _findings(what: str, url: str | None, options: Mapping[str, str]) -> Iterator[Finding]:
     try:
         subject = find(what)
     except PluginError as error:
@@ -52,13 +62,17 @@ def findings(what: str, url: str | None, options: Mapping[str, str]) -> Iterator
     yield Finding("ok", "plugin", f"{subject.module.__name__} ({subject.module.__file__})")
     hooks = implementations(subject.module)
     yield from _hooks(subject, hooks)
-    if "engine_transport" in hooks:
-        yield from _answers(subject, hooks["engine_transport"], TRANSPORTS, url, transport_findings)
-    if "engine_results" in hooks:
-        yield from _answers(subject, hooks["engine_results"], RESULTS, url, results_findings)
-    if "engine_codecs" in hooks:
-        for codec in hooks["engine_codecs"]():
-            yield from codec_findings(codec)
+    try:
+        if "engine_transport" in hooks:
+            yield from _answers(subject, hooks["engine_transport"], TRANSPORTS, url, transport_findings)
+        if "engine_results" in hooks:
+            yield from _answers(subject, hooks["engine_results"], RESULTS, url, results_findings)
+        if "engine_codecs" in hooks:
+            for codec in hooks["engine_codecs"]():
+                yield from codec_findings(codec)
+    except Exception as error:  # noqa: BLE001 - a plugin's fault is a finding
+        yield Finding("error", "hook", _told(error))
+        return
     if url is not None:
         yield from _opened(subject, hooks, url, dict(options))
 
@@ -164,8 +178,14 @@ def _tried(make: Callable[[], Transport | ResultBackend | None], url: str) -> It
         for line in str(error).splitlines():
             yield Finding("error", "open", line)
     except Exception as error:  # noqa: BLE001 - a plugin's fault is a finding
-        yield Finding("error", "open", f"{redact(url)}: {type(error).__name__}: {error}")
+        yield Finding("error", "open", f"{redact(url)}: {_told(error)}")
     else:
         yield Finding("ok", "open", f"{redact(url)} was opened, looked at and closed, twice")
         for note in notes:
             yield Finding("note", "open", str(note))
+
+
+def _told(error: Exception) -> str:
+    """What an exception says, with its place: in a plugin that is being written, that is what one wants to know."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}{f': {error}' if str(error) else ''} ({frame.filename}:{frame.lineno})"

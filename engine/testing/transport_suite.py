@@ -22,5 +22,6 @@ from engine.testing.transport_suite_sending import SendingTests
 from engine.testing.transport_suite_settling import SettlingTests
 
 
-class TransportSuite(SendingTests, SettlingTests, OwnersTests, OperatingTests):
-    """All tests. Override the fixture ``transport``."""
+# pytest takes the tests of the last class first: they come in the order in which a transport is best written.
+class TransportSuite(OperatingTests, OwnersTests, SettlingTests, SendingTests):
+    """All tests. Override the fixture ``transport``. ``pytest -x`` stops at what is to be written next."""

@@ -156,14 +156,15 @@ class Rig:
         return process
 
     def close(self) -> None:
-        """Ends processes, closes consumers and clients."""
-        for process in self.processes:
-            process.close()
-        for consumer in self._consumers:
-            consumer.close()
-        for transport in self._transports:
-            transport.close()
-        self.unlock_all()
+        """Ends processes, closes consumers and clients: all of them, also when one raises."""
+        with contextlib.ExitStack() as closing:
+            closing.callback(self.unlock_all)
+            for transport in self._transports:
+                closing.callback(transport.close)
+            for consumer in self._consumers:
+                closing.callback(consumer.close)
+            for process in self.processes:
+                closing.callback(process.close)
 
 
 class OtherProcess:

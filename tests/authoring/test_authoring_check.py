@@ -152,6 +152,10 @@ def test_hooks_that_are_none(check: Any) -> None:
         in check(GOOD.replace("engine_transport", "engine_transprt")).errors
     )
     assert "takes url, which the hook does not give" in check(GOOD.replace("(scheme: str)", "(url: str)")).errors
+    assert (
+        "NameError: name 'nothing' is not defined"
+        in check(GOOD.replace("return SpoolTransport", "return nothing")).errors
+    )
     assert "has no hooks: mark its functions with @hookimpl" in check(GOOD.replace("@hookimpl", "")).errors
     assert "ZeroDivisionError" in check("1 / 0\n").errors
     assert "no such file" in check("./nothing.py").errors

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from module_runs import run
 
 from engine.cli import main
 from engine.cli.plugin_files import KINDS, contents
@@ -20,7 +20,7 @@ CHECKED = {
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one plugin of each kind was written; and all were installed, into its folder ``site``."""
     pytest.importorskip("hatchling", reason="the build back end is not installed: run scripts/setup")
     folder = tmp_path_factory.mktemp("written")
@@ -36,7 +36,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_tests_pass(written: Path, run: Run, kind: str) -> None:
+def test_its_tests_pass(written: Path, kind: str) -> None:
     # The suite on the template's code is run where the page that it comes from is tested: of it, some tests will do.
     part = ("-k", "worker or arrives or mixed_batch or flag_says_no") if kind == "transport" else ()
     done = run(written / f"engine-{NAMES[kind]}", "pytest", "-q", *part, paths=(written / "site",))
@@ -45,14 +45,14 @@ def test_its_tests_pass(written: Path, run: Run, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_finds_no_fault(written: Path, run: Run, kind: str) -> None:
+def test_check_finds_no_fault(written: Path, kind: str) -> None:
     command = ("engine.cli.main", "plugin", "check", NAMES[kind], *CHECKED[kind])
     done = run(written, *command, paths=(written / "site",))
     assert done.returncode == 0, done.stdout + done.stderr
     assert {line.split()[0] for line in done.stdout.splitlines()} <= {"ok", "note"}
 
 
-def test_plugins_lists_them(written: Path, run: Run) -> None:
+def test_plugins_lists_them(written: Path) -> None:
     listed = run(written, "engine.cli.main", "plugins", paths=(written / "site",)).stdout
     rows = [line.split() for line in listed.splitlines()]
     for kind, name in NAMES.items():
@@ -60,7 +60,7 @@ def test_plugins_lists_them(written: Path, run: Run) -> None:
         assert [KINDS[kind], name, module, f"engine-{name}", "0.1.0"] in rows
 
 
-def test_the_shown_configuration_is_accepted(written: Path, run: Run) -> None:
+def test_the_shown_configuration_is_accepted(written: Path) -> None:
     folder = written / "engine-north-star"
     command = ("engine.cli.main", "check", "-c", "worker.toml", "--no-connect")
     done = run(folder, *command, paths=(written / "site",))
@@ -68,7 +68,7 @@ def test_the_shown_configuration_is_accepted(written: Path, run: Run) -> None:
     assert "error" not in {line.split(" ")[0] for line in done.stdout.splitlines()}
 
 
-def test_the_code_is_clean(written: Path, run: Run) -> None:
+def test_the_code_is_clean(written: Path) -> None:
     pytest.importorskip("mypy")
     modules = [f"engine-{name}/engine_{name.replace('-', '_')}" for name in NAMES.values()]
     done = run(written, "mypy", "--strict", "--cache-dir", "mypy", *modules, paths=(written / "site",))

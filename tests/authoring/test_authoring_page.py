@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from module_runs import run
 from pages import PAGE, TEMPLATE, file_of
 
 from engine import Engine
@@ -56,13 +56,13 @@ def test_the_template_is_the_code_of_the_page() -> None:
     assert TEMPLATE.read_text() == file_of("spool.py"), f"run tests/authoring/pages.py, or change {PAGE}"
 
 
-def test_it_keeps_to_the_contract(site: EngineProcess, run: Run) -> None:
+def test_it_keeps_to_the_contract(site: EngineProcess) -> None:
     done = run(site.folder, "pytest", "-q", "test_spool.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
 
 
-def test_check_finds_no_fault(site: EngineProcess, run: Run) -> None:
+def test_check_finds_no_fault(site: EngineProcess) -> None:
     done = run(site.folder, "engine.cli.main", "plugin", "check", "./spool.py", "--url", "spool://broker", "--json")
     findings = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout
@@ -76,7 +76,7 @@ def _client(site: EngineProcess) -> Engine:
     return app
 
 
-def test_an_engine_runs_on_it(site: EngineProcess, run: Run) -> None:
+def test_an_engine_runs_on_it(site: EngineProcess) -> None:
     site.start()
     app = _client(site)
     sums = [app.send_task("tasks.add", (n, n)) for n in range(100)]
