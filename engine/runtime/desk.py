@@ -20,6 +20,7 @@ from engine.errors import MessageError
 from engine.runtime import attribution
 from engine.runtime.crew import Crew, Run
 from engine.runtime.filters import end_item, facts_of
+from engine.runtime.gate import Gate
 from engine.runtime.handout import Handoff, Held
 from engine.runtime.prefetch import Prefetch
 from engine.runtime.publish import PublishLane
@@ -41,7 +42,14 @@ class Desk:
     """What is in hand, and how much more to fetch."""
 
     def __init__(
-        self, crew: Crew, handoff: Handoff, settler: Settler, publisher: PublishLane, settings: Settings, producer: str
+        self,
+        crew: Crew,
+        handoff: Handoff,
+        gate: Gate,
+        settler: Settler,
+        publisher: PublishLane,
+        settings: Settings,
+        producer: str,
     ) -> None:
         self.crew = crew
         self.handoff = handoff
@@ -58,6 +66,7 @@ class Desk:
         self.on_received: Callable[[Sequence[Held]], None] | None = None
         self.interrupt: Callable[[Run], None] = lambda run: None
         """Has the supervisor interrupt a run."""
+        self.gate = gate
         self._publisher = publisher
         self._producer = producer
         self._published = 0
@@ -100,7 +109,7 @@ class Desk:
         if self.draining:
             self.give_back(held)
             return
-        self.handoff.add(held)
+        self.handoff.add(self.gate.admit(held))
         if self.on_received is not None:
             self.on_received(held)
 
@@ -108,6 +117,7 @@ class Desk:
         """Stops handing out and reads back: claims may be gone."""
         self.handoff.paused = True
         self.handoff.take_back()
+        self.gate.disconnected()
 
     def tell_claims(self, answer: queue.SimpleQueue[set[bytes]]) -> None:
         """Answers with all claims in hand, having stopped handing out."""
@@ -115,7 +125,7 @@ class Desk:
         # In this order: what is on the board now is in a socket later, not the other way round.
         claims = {run.claim for run in self.crew.running()}
         self.read_sockets()
-        claims |= self.handoff.claims() | self.settler.claims() | self.unknown_claims()
+        claims |= self.handoff.claims() | self.settler.claims() | self.unknown_claims() | self.gate.claims()
         claims.discard(b"")
         answer.put(claims)
 
@@ -125,6 +135,7 @@ class Desk:
         unsettled = self.settler.claims()
         lost = set(result.lost) - unsettled
         running = self.handoff.forget(lost)
+        self.gate.reconciled(result.lost)
         if lost or result.returned:
             log.info(
                 "claims compared with the broker: %d were gone (%d of them run on, their ends will be refused), "
@@ -157,7 +168,8 @@ class Desk:
 
     def ordered(self, order: commands.Revoke) -> None:
         """Carries out a revocation for what is in hand here."""
-        dropped = self.handoff.drop_revoked(set(order.ids))
+        ids = set(order.ids)
+        dropped = self.handoff.drop_revoked(ids) + self.gate.take(lambda held: held.message.id in ids)
         self.settler.submit(
             [end_item(one.message, ends.revoked(one.message, one, one.info), one.delivery) for one in dropped]
         )
@@ -189,6 +201,7 @@ class Desk:
     def update(self, now: float) -> None:
         """Hands out what there is room for, and says how much more to fetch. Once a turn of the main loop."""
         handoff = self.handoff
+        self.gate.update(now)
         if self.draining:
             if handoff.unstarted():
                 self.give_back(handoff.take_all())
@@ -206,7 +219,7 @@ class Desk:
         """Fetches no more, gives back what is unstarted, and lets idle children leave."""
         self.draining = True
         self.target = 0
-        self.give_back(self.handoff.take_all())
+        self.give_back(self.handoff.take_all() + self.gate.take())
         self.handoff.retire_all()
 
     def give_back(self, held: Iterable[Held]) -> None:

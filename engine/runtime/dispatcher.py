@@ -26,6 +26,7 @@ from engine.runtime.board import LANES
 from engine.runtime.crew import Crew, Run
 from engine.runtime.desk import Desk
 from engine.runtime.fetch import FetchLane
+from engine.runtime.gate import Gate
 from engine.runtime.handout import Handoff
 from engine.runtime.lanes import Inbox, Mailbox, die
 from engine.runtime.link import Link
@@ -85,7 +86,8 @@ class Dispatcher:
         crew = Crew(self._board)
         handoff = Handoff(crew, wiring.start, preload=settings.worker.preload)
         producer = f"{self._worker}.{wiring.start}"
-        self._desk = Desk(crew, handoff, self._settler, self._publisher, settings, producer)
+        gate = Gate(crew, handoff, self._settler, self._worker, wiring.worker.dead_after)
+        self._desk = Desk(crew, handoff, gate, self._settler, self._publisher, settings, producer)
         self._children = Children(self._publisher, self._worker)
         self._clients = Clients(self._publisher, self._poller, self._worker)
         self._outcomes = Outcomes(
@@ -157,6 +159,13 @@ class Dispatcher:
         desk.knows_all = self._wiring.start == 1
         outcomes.on_registry = self._learn
         self._publisher.record = desk.record
+        gate, capabilities = desk.gate, self._link.transport.capabilities
+        gate.active = not capabilities.keeps_claims and not capabilities.in_process
+        gate.store = desk.record
+        if self._link.results is not None:
+            gate.look = self._publisher.look_up
+        self._settler.translate = gate.translate
+        self._settler.on_ended = gate.settled
         if self._observers is not None:
             told = observers.Told(self._observers)
             desk.on_received = told.received

@@ -109,6 +109,11 @@ class PublishLane(Lane):
         self._asked += 1
         self.inbox.put([Publish(envelopes, batch, then)])
 
+    def look_up(self, ids: Sequence[str], then: Callable[[Mapping[str, Record] | None], None]) -> None:
+        """Gets records, and makes the call with them in the main lane; with None when they cannot be read now. Main
+        lane."""
+        self.inbox.put([Do(lambda: self._look_up(ids, then))])
+
     def stored(self, records: Sequence[Record]) -> None:
         """Hears of records that were stored here: somebody may wait for one of them. Any lane."""
         if ids := self._waits.wanted(records):
@@ -225,6 +230,17 @@ class PublishLane(Lane):
         if self._link.results is None:
             raise TransportError("this engine keeps no results: set url under [results]")
         self._waits.add(ask, ids, timeout)
+
+    def _look_up(self, ids: Sequence[str], then: Callable[[Mapping[str, Record] | None], None]) -> None:
+        found: Mapping[str, Record] | None = None
+        if self._link.results is not None:
+            try:
+                found = self._link.results.get(ids)
+            except TransportError as error:
+                self._link.results_outage.failed(self.lane, error)
+            else:
+                self._link.results_outage.worked(self.lane)
+        self._mailbox.post(then, found)
 
     def _get(self, ids: Sequence[str]) -> Mapping[str, Record]:
         assert self._link.results is not None

@@ -117,6 +117,10 @@ class Settler:
         """How much waits: bodies of records."""
         self.on_settled: Callable[[Sequence[Item]], None] | None = None
         """Told of what was settled: for the observers."""
+        self.translate: Callable[[Sequence[Item]], None] = lambda items: None
+        """Puts other claims in the place of those that items have: for the gate."""
+        self.on_ended: Callable[[Sequence[Item], frozenset[bytes]], None] = lambda items, stale: None
+        """Told of what was settled, and which claims were stale: for the gate."""
 
     def __len__(self) -> int:
         return len(self._unsettled)
@@ -125,6 +129,7 @@ class Settler:
         """Has these settled, in this order; one that publishes something, once that is sent."""
         if not items:
             return
+        self.translate(items)
         self._unsettled.update(items)
         self.bytes += sum([item.size for item in items])
         direct = [item for item in items if not item.publishes]
@@ -166,6 +171,7 @@ class Settler:
                 item.then(bool(stale) and item.claim in stale)
         for journal in journals:
             journal.consume()
+        self.on_ended(items, stale)
         if self.on_settled is not None:
             self.on_settled(items)
 
