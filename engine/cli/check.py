@@ -50,7 +50,7 @@ def _findings(config: Config, connect: bool) -> Iterator[Finding]:
     yield from checks.system(settings)
     yield from checks.plugins(settings)
     # The app comes first: its code may give the URLs that the configuration does not.
-    yield from checks.app(settings)
+    settings = yield from checks.app(settings)
     yield from checks.broker(settings, connect)
     yield from checks.results(settings, connect)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -96,19 +96,21 @@ def results(settings: Settings, connect: bool) -> Iterator[Finding]:
         yield from _tried("results", url, backend.in_process, connect, backend.check)
 
 
-def app(settings: Settings) -> Iterator[Finding]:
-    """The app: does it import, which tasks has it, what would a fork of it break, do its settings fit."""
+def app(settings: Settings) -> Generator[Finding, None, Settings]:
+    """The app: does it import, which tasks has it, what would a fork of it break, do its settings fit. Returns the
+    settings with what only its code gives."""
     threads, sockets = set(threading.enumerate()), open_sockets()
     tasks_before = native_threads()
     try:
         engine = load_app(settings)
     except ConfigError as error:
         yield from _each("error", "app", error)
-        return
+        return settings
     names = sorted(engine.tasks)
     yield Finding("ok", "app", f"{settings.engine.app}: {len(names)} tasks: {', '.join(names) or 'none'}")
     yield from _hazards(set(threading.enumerate()) - threads, native_threads() - tasks_before, open_sockets() - sockets)
     yield from _misfits(settings, engine)
+    return engine.settings
 
 
 def _tried(about: str, url: str, in_process: bool, connect: bool, check: Callable[[], object]) -> Iterator[Finding]:
