@@ -17,6 +17,7 @@ from engine.testing.harness import wait_for
 
 NEEDS_A_DEATH = ("death.", "reap.", "adopt.")
 NOT_HERE = ("publish.", "fetch.before_reconcile", "fetch.after_reconcile")
+DISPATCHERS = ("settle.before", "settle.after", "consume.before", "consume.after")
 """Points that need more than tasks that run: they have tests of their own."""
 
 
@@ -69,3 +70,51 @@ def test_a_death_while_a_new_dispatcher_compares_claims_is_counted(rigs: Callabl
     assert result.get(timeout=20) == result.id
     assert rig.starts(result.id) == 2
     rig.wait_log("task lost", "it runs again (crash 1)")
+
+
+@pytest.mark.parametrize("transport", ["sqlite", "redis"])
+@pytest.mark.parametrize("point", [*DISPATCHERS, "outcome.before_send", "outcome.after_send"])
+def test_a_retry_and_the_end_before_it_are_one_whatever_dies_between(
+    rigs: Callable[..., Rig], transport: str, point: str
+) -> None:
+    rig = rigs(transport)
+    rig.start(concurrency=3, points=f"{point}:kill:4+" if point in DISPATCHERS else f"{point}:kill:20")
+    results = rig.send_many("again", 40, 3)
+    for result in results:
+        assert result.get(timeout=60) == 3
+    rig.wait_empty()
+    counts = rig.ledger().count()
+    assert set(counts) == {f"{result.id}/{retries}" for result in results for retries in range(4)}
+    extra = sum(counts.values()) - len(counts)
+    assert extra == (1 if point == "outcome.before_send" else 0)
+
+
+@pytest.mark.parametrize("transport", ["sqlite", "redis"])
+@pytest.mark.parametrize("point", ["publish.before", "publish.after", "settle.after"])
+def test_what_a_task_sends_is_sent_once_whatever_dies_on_the_way(
+    rigs: Callable[..., Rig], transport: str, point: str
+) -> None:
+    rig = rigs(transport)
+    engine = rig.start(concurrency=3, points=f"{point}:kill:7+")
+    inner = {id for result in rig.send_many("send", 10, 10) for id in result.get(timeout=60)}
+    assert len(inner) == 100
+    rig.wait_empty()
+    counts = rig.ledger().count()
+    assert len(counts) == 110
+    assert set(counts.values()) == {1}
+    assert "dispatcher died" in engine.log
+
+
+@pytest.mark.parametrize("point", ["fetch.before_reconcile", "fetch.after_reconcile"])
+def test_a_new_dispatcher_that_dies_while_it_compares_claims_loses_nothing(
+    rigs: Callable[..., Rig], point: str
+) -> None:
+    rig = rigs("sqlite")
+    engine = rig.start(concurrency=3, points=f"{point}:kill:2")
+    results = rig.send_many("sleep", 200, 0.01)
+    wait_for(lambda: len(rig.ledger().ends) > 20, "some to end")
+    os.kill(engine.pid_of("dispatcher"), signal.SIGKILL)
+    for result in results:
+        assert result.get(timeout=20) == result.id
+    assert set(rig.ledger().count().values()) == {1}
+    rig.wait_log("dispatcher started (start 3")

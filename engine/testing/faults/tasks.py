@@ -48,6 +48,13 @@ def again(self: Any, times: int, delay: float = 0.0) -> int:
     return times
 
 
+@app.task(bind=True, name="faults.send")
+def send(self: Any, count: int) -> list[str]:
+    """Sends so many of `sleep`, one by one; returns their ids."""
+    started(self.request.id, self.request.deliveries)
+    return [sleep.delay().id for _ in range(count)]
+
+
 @app.task(name="faults.take", typing=False)
 def take(*args: Any, **kwargs: Any) -> None:
     """Takes anything, and does nothing."""
