@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -18,9 +19,11 @@ _AS_GIVEN = ("ignore_result", "serializer", "queue", "shadow")
 
 
 def new_id() -> str:
-    """Returns a new task id: the text of a random UUID (version 4). Safe across forks."""
-    text = os.urandom(16).hex()
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+    """Returns a new task id: the text of a UUID of version 7 (RFC 9562), milliseconds followed by random bits. Safe
+    across forks. Ids that grow with time go to the same end of a broker's index; random ones dirty a page each."""
+    when = f"{time.time_ns() // 1_000_000:012x}"
+    text = os.urandom(10).hex()
+    return f"{when[:8]}-{when[8:]}-7{text[:3]}-a{text[3:6]}-{text[6:18]}"
 
 
 def check_call(options: Mapping[str, Any], where: str) -> None:

@@ -33,7 +33,7 @@ def test_a_plain_call_carries_only_what_it_must(bench: Bench) -> None:
     assert message.sent == pytest.approx(now, abs=2)
     assert message.origin == f"{os.getpid()}@{socket.gethostname()}"
     assert b"eta" not in envelope.body
-    assert uuid.UUID(result.id).version == 4
+    assert uuid.UUID(result.id).version == 7
 
 
 def test_all_options_of_a_call(bench: Bench) -> None:
