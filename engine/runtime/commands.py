@@ -20,6 +20,8 @@ REQUEST_MAX = 65536
 CLIENTS_MAX = 64
 """Connections that are kept open; further ones wait in the listener's backlog."""
 Answer = dict[str, Any]
+Relay = Callable[[], Answer | Callable[[socket.socket], None]]
+"""Returns a refusal, or what gives a connection to the dispatcher."""
 
 
 class ControlSocket:
@@ -45,7 +47,7 @@ class ControlSocket:
         listener = [self._listener.fileno()] if len(self._clients) < CLIENTS_MAX else []
         return listener + list(self._clients)
 
-    def serve(self, fd: int, verbs: dict[str, Callable[[], Answer]], relay: Callable[[socket.socket], Answer]) -> None:
+    def serve(self, fd: int, verbs: dict[str, Callable[[], Answer]], relay: Relay) -> None:
         """Takes a connection, or answers one request."""
         if fd == self._listener.fileno():
             self._accept()
@@ -67,9 +69,7 @@ class ControlSocket:
             return
         self._clients[client.fileno()] = client
 
-    def _answer(
-        self, client: socket.socket, verbs: dict[str, Callable[[], Answer]], relay: Callable[[socket.socket], Answer]
-    ) -> None:
+    def _answer(self, client: socket.socket, verbs: dict[str, Callable[[], Answer]], relay: Relay) -> None:
         try:
             data = client.recv(REQUEST_MAX, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -81,23 +81,28 @@ class ControlSocket:
             return
         verb = _verb(data)
         if verb == "relay":
-            # The answer comes first: once the dispatcher has the connection, only it writes there.
-            self._reply(client, {"ok": True})
-            answer = relay(client)
-            if not answer["ok"]:
-                self._reply(client, answer)
-            self._drop(client)
+            self._relay(client, relay())
         elif verb in verbs:
             self._reply(client, verbs[verb]())
         else:
             known = ", ".join([*verbs, "relay"])
             self._reply(client, {"ok": False, "error": f"unknown verb {verb!r}; there are: {known}"})
 
-    def _reply(self, client: socket.socket, answer: Answer) -> None:
+    def _relay(self, client: socket.socket, answer: Answer | Callable[[socket.socket], None]) -> None:
+        # The reply comes first: once the dispatcher has the connection, only it writes there.
+        if not callable(answer):
+            self._reply(client, answer)
+        elif self._reply(client, {"ok": True}):
+            answer(client)
+        self._drop(client)
+
+    def _reply(self, client: socket.socket, answer: Answer) -> bool:
         try:
             client.send(json.dumps(answer).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             self._drop(client)
+            return False
+        return True
 
     def _drop(self, client: socket.socket) -> None:
         if self._clients.pop(client.fileno(), None) is not None:

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -340,11 +341,10 @@ class Supervisor:
             return
         self.board.slot(child.slot)[words.OWNER] = child.pid
 
-    def _relay(self, client: socket.socket) -> status.Answer:
+    def _relay(self) -> status.Answer | Callable[[socket.socket], None]:
         if not self.dispatcher.ready:
             return {"ok": False, "error": "the dispatcher is not ready"}
-        self.dispatcher.tell(control.Client(), [client.fileno()])
-        return {"ok": True}
+        return lambda client: self.dispatcher.tell(control.Client(), [client.fileno()])
 
 
 def _slot_pair() -> tuple[socket.socket, socket.socket]:

@@ -1,0 +1,57 @@
+"""The control socket: one reply to each request, and clients that do not wait for theirs."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from engine.runtime.commands import ControlSocket
+
+
+@pytest.fixture
+def control(tmp_path: Path):
+    """A control socket that listens."""
+    control = ControlSocket(tmp_path / "test.sock")
+    control.listen()
+    yield control
+    control.close()
+
+
+def _connected(control: ControlSocket) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.settimeout(5)
+    client.connect(str(control.path))
+    control.serve(control.fds()[0], {}, dict)
+    return client
+
+
+def test_a_relay_that_is_refused_is_answered_once(control):
+    with _connected(control) as client:
+        client.send(b'{"verb": "relay"}')
+        control.serve(control.fds()[-1], {}, lambda: {"ok": False, "error": "not ready"})
+        assert json.loads(client.recv(65536)) == {"ok": False, "error": "not ready"}
+        assert client.recv(65536) == b""
+
+
+def test_a_relay_is_handed_over_after_its_answer(control):
+    given = []
+    with _connected(control) as client:
+        client.send(b'{"verb": "relay"}')
+        control.serve(control.fds()[-1], {}, lambda: lambda sock: given.append(sock.dup()))
+        assert json.loads(client.recv(65536)) == {"ok": True}
+        (handed,) = given
+        handed.send(b"from the dispatcher")
+        handed.close()
+        assert client.recv(65536) == b"from the dispatcher"
+
+
+def test_a_client_that_is_gone_is_not_handed_over(control):
+    given = []
+    with _connected(control) as client:
+        client.send(b'{"verb": "relay"}')
+    control.serve(control.fds()[-1], {}, lambda: given.append)
+    assert given == []
+    assert len(control.fds()) == 1
