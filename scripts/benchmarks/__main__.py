@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import alone
+import readme
 import report
 import versus
 from contenders import CONTENDERS, Contender
@@ -44,7 +45,7 @@ def main() -> int:
             results["scenarios"][name] = _take_turns(measure, chosen, servers, rounds)
             print(report.table(name, results["scenarios"][name]), flush=True)
     results["seconds"] = round(time.monotonic() - started)
-    _keep(results, Path(options.output))
+    _keep(results, Path(options.output), write=options.readme)
     return 0
 
 
@@ -81,7 +82,7 @@ def _scenarios(options: argparse.Namespace) -> dict[str, tuple[Measure, int, Cal
         "round trip": (partial(versus.round_trip, scale=scale), few, workers),
         "one way": (partial(versus.one_way, scale=scale), few, workers),
         "idle, 2 children": (partial(versus.idle, children=2, seconds=1 if options.quick else 5), few, workers),
-        "start": (versus.start, many, workers),
+        "start": (versus.start, many, lambda one: one.latency and not one.worker_first),
     }
     if not options.quick:
         found["idle, 8 children"] = (partial(versus.idle, children=8), few, workers)
@@ -106,11 +107,13 @@ def _servers(stack: contextlib.ExitStack, options: argparse.Namespace) -> dict[s
     return servers
 
 
-def _keep(results: report.Results, folder: Path) -> None:
+def _keep(results: report.Results, folder: Path, *, write: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "figures.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     (folder / "figures.md").write_text(report.markdown(results))
     report.draw(results, folder)
+    if write:
+        readme.write(results)
     print(f"\nwritten to {folder}, after {results['seconds']} s", file=sys.stderr)
 
 
@@ -121,6 +124,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (drains and starts: two more)")
     parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="only those whose name begins so")
     parser.add_argument("--contenders", nargs="+", metavar="PART", help="only those whose name contains this")
+    parser.add_argument("--readme", action="store_true", help="put the figures into README.md too")
     parser.add_argument("--output", default=str(RESULTS), help="folder for figures and chart")
     return parser.parse_args()
 

@@ -55,7 +55,7 @@ def table(name: str, scenario: Scenario) -> str:
     width = max((len(contender) for contender in scenario), default=10)
     lines = [f"{name:{width}}" + "".join(f"{figure:>15}" for figure in figures)]
     for contender, row in scenario.items():
-        cells = (f"{_shown(middle(row[figure])):>15}" if figure in row else f"{'':15}" for figure in figures)
+        cells = (f"{shown(middle(row[figure])):>15}" if figure in row else f"{'':15}" for figure in figures)
         lines.append(f"{contender:{width}}" + "".join(cells))
     return "\n".join(lines)
 
@@ -69,7 +69,7 @@ def markdown(results: Results) -> str:
         parts.append("| | " + " | ".join(figures) + " |")
         parts.append("|---" * (len(figures) + 1) + "|")
         for contender, row in scenario.items():
-            cells = (_shown(middle(row[figure])) if figure in row else "" for figure in figures)
+            cells = (shown(middle(row[figure])) if figure in row else "" for figure in figures)
             parts.append(f"| {contender} | " + " | ".join(cells) + " |")
     return "\n".join(parts) + "\n"
 
@@ -98,7 +98,7 @@ def _bars(axis: Axes, scenario: Scenario, figure: str, title: str) -> None:
     rows = [(contender, middle(row[figure])) for contender, row in scenario.items() if figure in row]
     names, values = [name for name, _ in rows], [value for _, value in rows]
     bars = axis.barh(names, values, color=[_color(name) for name in names])
-    axis.bar_label(bars, labels=[_shown(value) for value in values], padding=3)
+    axis.bar_label(bars, labels=[shown(value) for value in values], padding=3)
     axis.invert_yaxis()
     axis.set_title(title, loc="left")
     axis.spines[["top", "right", "bottom"]].set_visible(False)
@@ -116,7 +116,8 @@ def _versions(results: Results) -> str:
     return ", ".join(f"{name} {version}" for name, version in results["versions"].items())
 
 
-def _shown(value: float) -> str:
+def shown(value: float) -> str:
+    """Returns a figure with as many digits as mean something."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

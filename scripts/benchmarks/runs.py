@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,8 @@ class Run:
         """Starts the worker; returns when, in monotonic seconds."""
         now = time.monotonic()
         self.tree = Tree(self._spawn(command, stdin=subprocess.DEVNULL, stdout=self._log).pid)
+        if self.contender.worker_first:
+            self.until(self._is_up, "the engine to run")
         return now
 
     def start_and_warm(self, command: list[str], tasks: int = 20) -> None:
@@ -134,6 +137,14 @@ class Run:
         self._client.wait()
         self._client.stdout.close()
         self._log.close()
+
+    def _is_up(self) -> bool:
+        """Does the engine of this run say that it runs?"""
+        with contextlib.suppress(OSError, StopIteration), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(str(next(self.folder.glob("run/*.sock"))))
+            sock.send(b'{"verb": "status"}')
+            return json.loads(sock.recv(1 << 20)).get("state") == "running"
+        return False
 
     def _spawn(self, command: list[str], **options: Any) -> subprocess.Popen[Any]:
         return subprocess.Popen(command, cwd=self.folder, env=self._env, stderr=self._log, **options)

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import hiredis
@@ -17,7 +17,8 @@ import hiredis
 from trees import Tree
 
 DEADLINE = 60.0
-PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/rabbitmq/bin"])
+# What lies on the path of a Debian changes the user before it starts a RabbitMQ.
+PATH = os.pathsep.join(["/usr/lib/rabbitmq/bin", os.environ.get("PATH", ""), "/usr/sbin", "/opt/rabbitmq/sbin"])
 
 
 class Server:
@@ -69,24 +70,37 @@ def redis_server(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def rabbitmq_server(folder: Path) -> Iterator[Server]:
-    """Runs a RabbitMQ of one node."""
-    port, distribution = _free_port(), _free_port()
+    """Runs a RabbitMQ of one node, with a port mapper and a cookie of its own."""
+    port, mapper, distribution = _free_port(), _free_port(), _free_port()
     env = {
+        "LANG": "C.UTF-8",
+        "HOME": str(folder),
+        "ERL_EPMD_PORT": str(mapper),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODENAME": f"bench{port}@localhost",
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_DIST_PORT": str(distribution),
-        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
-        "RABBITMQ_LOG_BASE": str(folder / "log"),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
-        "RABBITMQ_PID_FILE": str(folder / "pid"),
-        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
-        "HOME": str(folder),
+        "RABBITMQ_MNESIA_BASE": f"{folder}/db",
+        "RABBITMQ_LOG_BASE": f"{folder}/log",
+        "RABBITMQ_PID_FILE": f"{folder}/pid",
+        "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq",
+        "RABBITMQ_CONF_ENV_FILE": f"{folder}/environment",
+        "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
+        # Threads that spin for work would be counted as work.
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none",
     }
     (folder / "plugins").write_text("[].\n")
+    (folder / "environment").touch()
     # Messages wait on this machine's disk, whatever is free there.
     (folder / "rabbitmq.conf").write_text("disk_free_limit.absolute = 50MB\n")
-    with _running([_need("rabbitmq-server")], folder / "rabbitmq.log", env) as process:
+    cookie = folder / ".erlang.cookie"
+    cookie.write_text(os.urandom(10).hex())
+    cookie.chmod(0o400)
+    log = folder / "rabbitmq.log"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_running([_need("epmd")], log, env))
+        process = stack.enter_context(_running([_need("rabbitmq-server")], log, env))
         _wait_for(lambda: _greets(port), process, "RabbitMQ")
         server = RabbitMQ("rabbitmq", f"amqp://guest:guest@127.0.0.1:{port}/%2f", process, _version_of_rabbitmq(folder))
         server.env = env
@@ -117,21 +131,21 @@ def _running(command: list[str], log: Path, env: Mapping[str, str]) -> Iterator[
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, "PATH": PATH, **env}
         )
+    tree = Tree(process.pid)
     try:
         yield process
     finally:
-        tree = Tree(process.pid)
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(20)
         tree.kill()
 
 
-def _wait_for(condition: object, process: subprocess.Popen[bytes], what: str) -> None:
+def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], what: str) -> None:
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError):
-            if condition():  # type: ignore[operator]
+            if condition():
                 return
         time.sleep(0.05)
     raise SystemExit(f"{what} did not start: see its log, or install it with scripts/servers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 
 import psutil
@@ -20,6 +19,15 @@ class Tree:
         with contextlib.suppress(psutil.NoSuchProcess):
             return [self._root, *self._root.children(recursive=True)]
         return []
+
+    def of_role(self, role: str) -> list[psutil.Process]:
+        """Returns those of one role: see `cpu`."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if self._role(process) == role:
+                    found.append(process)
+        return found
 
     def cpu(self) -> dict[str, float]:
         """Returns CPU seconds, user and system, by role; those of ended and reaped processes count for their parent."""
@@ -74,5 +82,4 @@ def used(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
 
 def own_cpu() -> float:
     """Returns CPU seconds of this process."""
-    times = os.times()
-    return times.user + times.system
+    return time.process_time()

@@ -25,20 +25,18 @@ def drain(contender: Contender, servers: Servers, *, keep: bool, scale: float = 
     tasks = max(1000, int(contender.tasks * scale))
     with running(contender, servers, keep=keep) as run:
         command = run.command(CHILDREN)
-        first = contender.variant == "memory"
-        if first:
+        if contender.worker_first:
             run.start(command)
-            run.until(lambda: list(run.folder.glob("run/*.sock")) != [], "the engine to run")
             run.ask("ask", "hold")
         _, _, sending = run.ask("keep", "send_bulk", tasks)
-        if first:
+        if contender.worker_first:
             run.ask("ask", "let_go")
         else:
             run.start(command)
         figures = measured_drain(run, tasks)
         figures["bulk µs"] = sending / tasks * 1e6
         if keep:
-            _check(run)
+            check(run)
     return figures
 
 
@@ -60,7 +58,7 @@ def enqueue(contender: Contender, servers: Servers, *, scale: float = 1.0) -> Fi
     tasks = max(300, int(3000 * scale))
     with running(contender, servers, keep=True) as run:
         command = run.command(1)
-        if contender.variant == "memory":
+        if contender.worker_first:
             run.start_and_warm(command)
             run.ask("ask", "hold")
         run.ask("keep", "send", 50)
@@ -74,7 +72,7 @@ def round_trip(contender: Contender, servers: Servers, *, scale: float = 1.0) ->
         run.start_and_warm(run.command(CHILDREN))
         run.ask("calls", 20)
         taken = run.ask("calls", max(50, int(500 * scale)))
-    return _percentiles(taken)
+    return percentiles(taken)
 
 
 def one_way(contender: Contender, servers: Servers, *, scale: float = 1.0) -> Figures:
@@ -85,7 +83,7 @@ def one_way(contender: Contender, servers: Servers, *, scale: float = 1.0) -> Fi
         run.ask("stamps", count, 50)
         run.wait_for(before + count)
         taken = [started - sent for sent, started in run.ledger.arrivals()]
-    return _percentiles(taken)
+    return percentiles(taken)
 
 
 def idle(contender: Contender, servers: Servers, *, children: int, seconds: float = 5.0) -> Figures:
@@ -111,12 +109,14 @@ def start(contender: Contender, servers: Servers) -> Figures:
     return {"s": arrived - begun}
 
 
-def _percentiles(seconds: list[float]) -> Figures:
+def percentiles(seconds: list[float]) -> Figures:
+    """Returns median, 90th and 99th percentile in ms."""
     ordered = sorted(seconds)
     return {f"p{part} ms": ordered[int(len(ordered) * part / 100)] * 1e3 for part in (50, 90, 99)}
 
 
-def _check(run: Run) -> None:
+def check(run: Run) -> None:
+    """Raises RuntimeError when a result is missing in a sample."""
     found, asked = run.ask("check", SAMPLE)
     if found < asked:
         raise RuntimeError(f"{run.contender.name}: {asked - found} of {asked} results are missing:\n{run.log}")

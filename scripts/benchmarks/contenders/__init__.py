@@ -30,16 +30,17 @@ class Contender:
     variant: str = ""
     latency: bool = True
     """Does it take part where one task at a time is measured?"""
-    ours: bool = False
+    worker_first: bool = False
+    """Must a worker be up before anything can be sent?"""
     quick: bool = True
     """Does it take part with --quick?"""
 
 
 CONTENDERS = [
-    Contender("engine, Redis", "engine", "redis", "late", 60_000, "redis", ours=True),
-    Contender("engine, SQLite", "engine", "none", "late", 60_000, "sqlite", ours=True),
-    Contender("engine, memory", "engine", "none", "late", 60_000, "memory", ours=True),
-    Contender("engine, RabbitMQ", "engine", "rabbitmq", "late", 30_000, "rabbitmq", ours=True),
+    Contender("engine, Redis", "engine", "redis", "late", 60_000, "redis"),
+    Contender("engine, SQLite", "engine", "none", "late", 60_000, "sqlite"),
+    Contender("engine, memory", "engine", "none", "late", 60_000, "memory", worker_first=True),
+    Contender("engine, RabbitMQ", "engine", "rabbitmq", "late", 30_000, "rabbitmq"),
     Contender("floor, Redis", "floor", "redis", "late", 80_000, latency=False),
     Contender("Celery, Redis", "celery", "redis", "early", 3_000, quick=False),
     Contender("Celery tuned, Redis", "celery", "redis", "early", 3_000, "tuned"),
