@@ -23,11 +23,14 @@ from engine.testing.faults.ledger import Ledger
 from engine.testing.faults.points import VARIABLE
 from engine.testing.harness import EngineProcess, toml, wait_for
 
-WEIGHTS = {"child": 70, "dispatcher": 20, "template": 5, "tree": 10}
+WEIGHTS = {"child": 70, "dispatcher": 20, "template": 5, "tree": 10, "reload": 10, "restart": 10}
+"""How often each is picked. The last two are no kills: SIGHUP, and a drain (SIGTERM) with a new start."""
 KINDS = (*WEIGHTS, "broker")
 STUCK = 45.0
 """Seconds without any progress after which what is not done counts as lost."""
 ASKED_AT_ONCE = 500
+LATER = 75
+"""Exit status of an engine that could not start for now."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Chaos:
         self.broker: Broker = broker(plan.transport, folder)
         if "broker" in plan.kills and not self.broker.restarts:
             raise ConfigError(f"{plan.transport} has no server to kill")
-        if plan.transport == "memory" and {"dispatcher", "tree"} & set(plan.kills):
-            raise ConfigError("memory lives and dies with the dispatcher: kill child or template")
+        if plan.transport == "memory" and {"dispatcher", "tree", "restart"} & set(plan.kills):
+            raise ConfigError("memory lives and dies with the dispatcher: kill child or template, or reload")
         self.ledger = Ledger(folder)
         self.kills: list[Kill] = []
         self.torn: list[set[str]] = []
@@ -117,6 +120,9 @@ class Chaos:
         if kind == "tree":
             self._kill_tree()
             return
+        if kind in ("reload", "restart"):
+            self._deploy(kind)
+            return
         status = self.engine.try_ask("status")
         if status is None:
             return
@@ -146,6 +152,18 @@ class Chaos:
         self.ledger.read()
         self.torn.append({id for id in self.ledger.by_id if id not in self._finals(self.ledger.by_id)})
         self.engine.env.pop(VARIABLE, None)
+        self.engine.start(wait=False)
+
+    def _deploy(self, kind: str) -> None:
+        """As an operator does: nothing that ran or waited may notice."""
+        if not self.engine.try_ask("ping"):
+            return
+        self.kills.append(Kill(kind, time.monotonic()))
+        if kind == "reload":
+            self.engine.signal(signal.SIGHUP)
+            return
+        status = self.engine.stop(60)
+        assert status == 0, f"the engine drained with status {status}: {self.engine.log[-1000:]}"
         self.engine.start(wait=False)
 
     def _kill_broker(self) -> None:
@@ -193,6 +211,9 @@ class Chaos:
         assert process is not None, "run() started it"
         if process.poll() == -signal.SIGKILL and self.plan.points:
             self._kill_tree()  # it killed its supervisor itself
+            return
+        if process.poll() == LATER and "broker" in self.plan.kills:
+            self.engine.start(wait=False)  # its broker was killed while it started: "may pass later"
             return
         assert process.poll() is None, f"the engine exited with {process.returncode}: {self.engine.log[-1000:]}"
 
