@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 import statistics
@@ -121,7 +122,10 @@ def _restarted(ledger: Ledger, kill: Kill) -> float | None:
 
 
 def _pause(times: Sequence[float], at: float) -> float | None:
-    window = [at, *(time for time in times if at < time < at + RECOVERY_WINDOW)]
+    """Returns the longest time without a start that began in the window; ``times`` are sorted."""
+    first = bisect.bisect(times, at)
+    behind = bisect.bisect(times, at + RECOVERY_WINDOW)
+    window = [at, *times[first : behind + 1]]
     return max((later - earlier for earlier, later in itertools.pairwise(window)), default=None)
 
 
