@@ -8,6 +8,7 @@ await, is replaced by the exception.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +34,7 @@ class Loop:
         finally:
             run.deliver = None
             if not driver.has_ended:
-                # Something was raised through the event loop itself: nobody knows what state it is in.
-                self._runner = asyncio.Runner()
+                self._start_anew()
 
     @classmethod
     def once(cls, function: Callable[..., Coroutine[Any, Any, Any]], run: Run, args: Any, kwargs: Any) -> Any:
@@ -48,6 +48,13 @@ class Loop:
     def close(self) -> None:
         """Cancels what tasks have left running, and closes the loop."""
         self._runner.close()
+
+    def _start_anew(self) -> None:
+        """Something was raised through the event loop itself: nobody knows what state it is in. It is closed without
+        being run again, as the runner would do to cancel what is left."""
+        broken, self._runner = self._runner.get_loop(), asyncio.Runner()
+        with contextlib.suppress(RuntimeError):  # it believes that it still runs
+            broken.close()
 
 
 class _Driver:
