@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import sys
 import tempfile
@@ -34,8 +33,8 @@ def main() -> int:
     options = _options()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        servers = _servers(stack, options)
-        contenders = [one for one in CONTENDERS if _takes_part(one, servers, options)]
+        contenders = [one for one in CONTENDERS if _takes_part(one, options)]
+        servers = _servers(stack, contenders)
         results = report.head(servers)
         for name, (measure, rounds, takes) in _scenarios(options).items():
             if options.scenarios and not any(name.startswith(one) for one in options.scenarios):
@@ -90,19 +89,18 @@ def _scenarios(options: argparse.Namespace) -> dict[str, tuple[Measure, int, Cal
     return found
 
 
-def _takes_part(contender: Contender, servers: Servers, options: argparse.Namespace) -> bool:
-    if contender.broker != "none" and contender.broker not in servers:
+def _takes_part(contender: Contender, options: argparse.Namespace) -> bool:
+    if contender.broker == "rabbitmq" and not is_there("rabbitmq-server"):
         return False
     if options.contenders:
         return any(wanted in contender.name for wanted in options.contenders)
     return contender.quick or not options.quick
 
 
-def _servers(stack: contextlib.ExitStack, options: argparse.Namespace) -> dict[str, Server]:
+def _servers(stack: contextlib.ExitStack, contenders: list[Contender]) -> dict[str, Server]:
     folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-bench-"))) for _ in range(2)]
     servers = {"redis": stack.enter_context(redis_server(folders[0]))}
-    wanted = not options.quick and importlib.util.find_spec("engine_rabbitmq") is not None
-    if wanted and is_there("rabbitmq-server"):
+    if any(one.broker == "rabbitmq" for one in contenders):
         servers["rabbitmq"] = stack.enter_context(rabbitmq_server(folders[1]))
     return servers
 

@@ -62,9 +62,9 @@ system time of the whole worker tree. {date}, {machine}. Memory is proportional 
 ![Figures as a chart](scripts/benchmarks/results/chart.svg)
 """
 NOTES = """
-The floor is [a script](scripts/benchmarks/floor_worker.py) that does by hand what must be done at least, with no limits,
-retries or recovery. The engine acknowledges late throughout; Celery early; Huey forgets what it has popped. All
-figures: [figures.md](scripts/benchmarks/results/figures.md). Where the time goes:
+The floor is [a script](scripts/benchmarks/floor_worker.py) that does by hand what must be done at least, with no
+limits, retries or recovery. The engine acknowledges late throughout; Celery early; Huey forgets what it has popped.
+All figures: [figures.md](scripts/benchmarks/results/figures.md). Where the time goes:
 [PROFILE.md](scripts/benchmarks/PROFILE.md).
 
 | goal | at most, at least | measured | |

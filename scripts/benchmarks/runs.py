@@ -20,7 +20,7 @@ from servers import Server
 from trees import Tree
 
 HERE = Path(__file__).resolve().parent
-DEADLINE = 300.0
+DEADLINE = 120.0
 """Seconds after which a run is given up."""
 
 
@@ -35,6 +35,7 @@ class Run:
         self.server = servers.get(contender.broker)
         self.ledger = Ledger(folder)
         self.tree: Tree | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
         self._log = (folder / "log").open("ab")
         redis = servers["redis"].url
         self._env = {
@@ -76,7 +77,8 @@ class Run:
     def start(self, command: list[str]) -> float:
         """Starts the worker; returns when, in monotonic seconds."""
         now = time.monotonic()
-        self.tree = Tree(self._spawn(command, stdin=subprocess.DEVNULL, stdout=self._log).pid)
+        self._worker = self._spawn(command, stdin=subprocess.DEVNULL, stdout=self._log)
+        self.tree = Tree(self._worker.pid)
         if self.contender.worker_first:
             self.until(self._is_up, "the engine to run")
         return now
@@ -104,7 +106,7 @@ class Run:
         """Waits for a condition. Raises RuntimeError with the log when it does not come."""
         deadline = time.monotonic() + DEADLINE
         while not condition():
-            ended = self.tree is not None and not self.tree.processes()
+            ended = self._worker is not None and self._worker.poll() is not None
             if time.monotonic() > deadline or ended:
                 what = what.format(self.ledger.total)
                 raise RuntimeError(f"{self.contender.name}: waited for {what}:\n{self.log}")

@@ -45,15 +45,23 @@ class Redis(Server):
 
 
 class RabbitMQ(Server):
-    """A RabbitMQ; its control program finds it through the environment."""
+    """A RabbitMQ; its control program finds it through the environment. Each run gets a virtual host of its own."""
 
     env: Mapping[str, str] = {}
+    runs = 0
 
     def empty(self) -> None:
-        """See `Server.empty`. Its control program knows no verb for all queues at once."""
-        program = '[rabbit_amqqueue:delete(Q, false, false, <<"bench">>) || Q <- rabbit_amqqueue:list()], ok.'
+        """See `Server.empty`."""
+        self.runs += 1
+        before, now = (f'<<"bench{number}">>' for number in (self.runs - 1, self.runs))
+        everything = ", ".join(['<<".*">>'] * 3)
+        program = (
+            f'catch rabbit_vhost:delete({before}, <<"bench">>), rabbit_vhost:add({now}, <<>>, [], <<"bench">>), '
+            f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, {now}, {everything}, <<"bench">>).'
+        )
         env = {**os.environ, "PATH": PATH, **self.env}
         subprocess.run([_need("rabbitmqctl"), "eval", program], env=env, check=True, stdout=subprocess.DEVNULL)
+        self.url = f"{self.url.rpartition('/')[0]}/bench{self.runs}"
 
 
 @contextlib.contextmanager
@@ -104,6 +112,7 @@ def rabbitmq_server(folder: Path) -> Iterator[Server]:
         _wait_for(lambda: _greets(port), process, "RabbitMQ")
         server = RabbitMQ("rabbitmq", f"amqp://guest:guest@127.0.0.1:{port}/%2f", process, _version_of_rabbitmq(folder))
         server.env = env
+        server.empty()
         yield server
 
 

@@ -40,7 +40,7 @@ CONTENDERS = [
     Contender("engine, Redis", "engine", "redis", "late", 60_000, "redis"),
     Contender("engine, SQLite", "engine", "none", "late", 60_000, "sqlite"),
     Contender("engine, memory", "engine", "none", "late", 60_000, "memory", worker_first=True),
-    Contender("engine, RabbitMQ", "engine", "rabbitmq", "late", 30_000, "rabbitmq"),
+    Contender("engine, RabbitMQ", "engine", "rabbitmq", "late", 30_000, "rabbitmq", quick=False),
     Contender("floor, Redis", "floor", "redis", "late", 80_000, latency=False),
     Contender("Celery, Redis", "celery", "redis", "early", 3_000, quick=False),
     Contender("Celery tuned, Redis", "celery", "redis", "early", 3_000, "tuned"),
