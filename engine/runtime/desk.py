@@ -11,11 +11,13 @@ import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+import msgspec
+
 from engine.app import commands, ends
 from engine.app.settings import Settings
 from engine.contract.message import Batch, Envelope, Message
 from engine.contract.results import FINAL_STATES, Record
-from engine.contract.transport import Ack, Delivery, Reconciled, Release, TakenOver
+from engine.contract.transport import Ack, Dead, DeadLetter, Delivery, Reconciled, Release, TakenOver
 from engine.errors import MessageError
 from engine.runtime import attribution
 from engine.runtime.crew import Crew, Run
@@ -165,6 +167,18 @@ class Desk:
                 buried = Delivery(message.id, letter.queue, letter.body, b"", deliveries=letter.deliveries)
                 self.settler.submit([end_item(message, end, buried)])
                 self.run_hooks(Held(buried, message, info, time.monotonic(), acked=True), end)
+
+    def bury(self, held: Held, reason: str) -> None:
+        """Makes a dead letter of a message in hand that came too often, and records its end."""
+        log.error("message is a dead letter: %s", reason, extra=held.fields)
+        letter = DeadLetter(
+            held.message.id, held.delivery.queue, reason, time.time(), held.deliveries, held.crashes, held.delivery.body
+        )
+        end = attribution.buried(held.message, letter, held.info)
+        settlement = Dead(held.claim, reason, end.settlement.record)
+        item = end_item(held.message, msgspec.structs.replace(end, settlement=settlement), held.delivery)
+        self.settler.submit([item])
+        self.run_hooks(held, end)
 
     def ordered(self, order: commands.Revoke) -> None:
         """Carries out a revocation for what is in hand here."""

@@ -25,7 +25,7 @@ from engine.runtime import control, observers
 from engine.runtime.board import LANES
 from engine.runtime.crew import Crew, Run
 from engine.runtime.desk import Desk
-from engine.runtime.fetch import FetchLane
+from engine.runtime.fetch import NO_LIMIT, FetchLane
 from engine.runtime.gate import Gate
 from engine.runtime.handout import Handoff
 from engine.runtime.lanes import Inbox, Mailbox, die
@@ -162,6 +162,9 @@ class Dispatcher:
         gate, capabilities = desk.gate, self._link.transport.capabilities
         gate.active = not capabilities.keeps_claims and not capabilities.in_process
         gate.store = desk.record
+        gate.bury = desk.bury
+        if gate.active:
+            self._fetcher.most_deliveries = NO_LIMIT
         if self._link.results is not None:
             gate.look = self._publisher.look_up
         self._settler.translate = gate.translate

@@ -28,6 +28,8 @@ log = logging.getLogger("engine.dispatcher")
 
 MAX_DELIVERIES = 20
 """Deliveries at an unclean takeover above which a message is dead-lettered."""
+NO_LIMIT = 2**31 - 1
+"""For brokers that count a lost connection as a delivery: there the gate has the last word."""
 LONGEST_WAIT = 2.0
 """Seconds that one fetch may wait."""
 LATE = 0.5
@@ -82,6 +84,7 @@ class FetchLane(Lane):
         super().__init__("fetch", board)
         self.filter = Filter(worker)
         self.max_crashes = worker.max_crashes
+        self.most_deliveries = MAX_DELIVERIES
         self.parked = False
         """Does it wait with nothing to fetch for? Then it must be woken when there is."""
         self._link = link
@@ -159,7 +162,7 @@ class FetchLane(Lane):
             self._mailbox.post(self._desk.suspend)
         self._beat = now
         self._beat_at = now + self._every
-        found = [one for one in consumer.takeover(self.max_crashes, MAX_DELIVERIES) if one.released or one.dead]
+        found = [one for one in consumer.takeover(self.max_crashes, self.most_deliveries) if one.released or one.dead]
         if found:
             self._mailbox.post(self._desk.taken_over, found)
 

@@ -7,7 +7,8 @@ here until it is known what became of the run before it:
 - It ended here, but the settlement came too late: the new claim is settled as the old one was to be.
 - The task's record says that it ended, or was retried further: acknowledged and dropped.
 - A mark says that another worker has it, and the mark moves: look again later.
-- Otherwise it runs, marked, so that others wait for us.
+- Otherwise it runs, marked, so that others wait for us; one that is marked and came too often is a dead letter. (That
+  a connection is lost is a delivery there: it says nothing of a run that goes on, nor of what was never begun.)
 
 Marks are records of their own (``gate:<id>``), kept in the result backend: what users see of a task is not overwritten,
 and a task whose result is ignored has one too. A worker marks what it runs when it loses its connection. Without a
@@ -28,6 +29,7 @@ from engine.contract.message import Message
 from engine.contract.results import Record
 from engine.contract.transport import Ack, Again, Dead, Settlement
 from engine.runtime.crew import Crew, Run
+from engine.runtime.fetch import MAX_DELIVERIES
 from engine.runtime.filters import facts_of
 from engine.runtime.handout import Handoff, Held
 from engine.runtime.settle import Item, Settler
@@ -82,6 +84,8 @@ class Gate:
         self.look: Look | None = None
         """None: there is no result backend."""
         self.store: Store = lambda records, then: then()
+        self.bury: Callable[[Held, str], None] = lambda held, reason: None
+        """Ends a message as a dead letter."""
         self._crew = crew
         self._handoff = handoff
         self._settler = settler
@@ -235,7 +239,7 @@ class Gate:
             return
         if self.look is None:
             for waiting in due:
-                self._pass(waiting)
+                self._pass(waiting, begun=True)
             return
         ids = [waiting.held.message.id for waiting in due]
         for waiting in due:
@@ -264,12 +268,15 @@ class Gate:
                 del self._waiting[waiting.held.claim]
                 self._end(waiting.held, Ack(b""), "it has ended")
             else:
-                self._pass(waiting)
+                self._pass(waiting, begun=found is not None)
 
-    def _pass(self, waiting: _Waiting) -> None:
-        """Lets it run, marked as ours first."""
+    def _pass(self, waiting: _Waiting, *, begun: bool) -> None:
+        """Lets it run, marked as ours first; not one that may have ``begun`` each of too many times."""
         held = waiting.held
         del self._waiting[held.claim]
+        if begun and held.deliveries > MAX_DELIVERIES:
+            self.bury(held, f"delivery limit: its worker was lost in {held.deliveries - 1} deliveries")
+            return
         message = held.message
         if self.look is None:
             self._handoff.add([held])

@@ -64,7 +64,10 @@ class Rig:
         if self.proxy is not None:
             url = url.replace(str(self.server.port), str(self.proxy.port))
         env = {VARIABLE: points} if points else {}
-        engine = EngineProcess(self.folder, toml(APP, broker=url, **options), env=env)
+        config = toml(APP, broker=url, **options)
+        if self.broker.results != self.broker.url:
+            config = config.replace(f'[results]\nurl = "{url}"', f'[results]\nurl = "{self.broker.results}"')
+        engine = EngineProcess(self.folder, config, env=env)
         self.engines.append(engine)
         return engine.start(wait=wait)
 

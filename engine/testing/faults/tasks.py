@@ -38,6 +38,16 @@ def last(self: Any, seconds: float) -> str:
     return str(self.request.id)
 
 
+@app.task(bind=True, name="faults.hold")
+def hold(self: Any, gate: str) -> str:
+    """Lasts until there is a file of that name in the engine's folder."""
+    started(self.request.id, self.request.deliveries)
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    ended(self.request.id)
+    return str(self.request.id)
+
+
 @app.task(bind=True, name="faults.again")
 def again(self: Any, times: int, delay: float = 0.0) -> int:
     """Retries itself so many times, then ends."""
