@@ -285,12 +285,14 @@ class Dispatcher:
 
     def _finish(self) -> int:
         """Settles the rest, says goodbye to the broker; 1 if something had to be left unsettled."""
-        desk = self._desk
-        desk.drain()
-        self._fetcher.stop()
+        self._desk.drain()
         self._fetcher.wake()
         self._outcomes.read_all()
+        # The fetch lane goes on meanwhile: it compares claims, and only then the deaths of runs that an earlier
+        # dispatcher handed out can be settled.
         left = self._settle_rest()
+        self._fetcher.stop()
+        self._fetcher.wake()
         self._clients.close()
         self._settle_lane.stop()
         self._publisher.stop()
@@ -299,6 +301,8 @@ class Dispatcher:
         if left:
             for item in self._settler.unsettled():
                 log.error("not settled, as the broker cannot be reached", extra=item.fields)
+            for death in self._outcomes.deferred():
+                log.error("its child died (%s): not settled", death.cause, extra={"task_id": death.id})
         else:
             self._say_goodbye()
         if self._observers is not None:
@@ -310,10 +314,10 @@ class Dispatcher:
         """Goes on settling until nothing is left or nothing moves; returns how many items are left."""
         moved, before = time.monotonic(), -1
         while True:
-            left = len(self._settler) + (not self._publisher.idle)
+            left = len(self._settler) + (not self._publisher.idle) + len(self._outcomes.deferred())
             if left != before:
                 moved, before = time.monotonic(), left
-            if not left or time.monotonic() - moved > GIVE_UP_AFTER:
+            if not (left or self._outcomes.unclear) or time.monotonic() - moved > GIVE_UP_AFTER:
                 return left
             self._turn(self._poller.poll(0.05, 256))
             self._board.stamp_lane(_INDEX, working=True)

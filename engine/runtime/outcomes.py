@@ -136,6 +136,15 @@ class Outcomes:
         """Is a search under way? Then the main loop looks again soon."""
         return bool(self._searches)
 
+    @property
+    def unclear(self) -> bool:
+        """Is it open which runs an earlier dispatcher began, or what a child had in hand that died waiting?"""
+        return self._inheriting or self.searching
+
+    def deferred(self) -> Sequence[wire.Death]:
+        """Returns the deaths that are settled once the runs are known that an earlier dispatcher began."""
+        return [death for _, death in self._deferred]
+
     def search(self) -> None:
         """Concludes the searches that can be."""
         for one in [one for one in self._searches if one[0].decided()]:

@@ -9,6 +9,7 @@ import pytest
 from dispatcher_rig import Rig, message, message_id, pending, wait_for
 
 from engine.app import wire
+from engine.errors import BrokerUnavailable
 
 
 def test_outcomes_that_were_not_settled_are_settled_by_the_next(rig: Rig) -> None:
@@ -149,6 +150,38 @@ def test_a_drain_goes_on(rig: Rig) -> None:
     rig.publish(message("b"))
     assert rig.finish() == 0
     assert rig.place("b") == "ready"
+
+
+def test_a_death_that_was_not_seen_counts_at_a_shutdown_too(rig: Rig) -> None:
+    """Although the claims are not compared with the broker before the dispatcher is told to finish."""
+    rig.publish(message("a"))
+    child = rig.children[0]
+    packet = child.take()
+    rig.kill()
+    child.die(packet, why="time_limit", limit=1.0, used=1.1)
+    compared = len(rig.served.called("reconcile"))
+    rig.served.fault = lambda method, args: (
+        BrokerUnavailable("away") if method == "reconcile" and len(rig.served.called(method)) < compared + 4 else None
+    )
+    rig.start(draining=True)
+    assert rig.finish() == 0
+    assert rig.state("a") == "FAILURE"
+    assert rig.place("a") is None
+
+
+def test_a_death_that_cannot_be_settled_is_left_to_other_workers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.runtime.dispatcher.GIVE_UP_AFTER", 0.5)
+    rig.publish(message("a"))
+    child = rig.children[0]
+    packet = child.take()
+    rig.kill()
+    child.die(packet)
+    rig.served.fault = lambda method, args: BrokerUnavailable("away") if method == "reconcile" else None
+    rig.start(draining=True)
+    assert rig.finish() == 1
+    assert "its child died (SIGKILL): not settled" in rig.log
+    assert rig.place("a") == "claimed"
+    assert rig.unsettled_bytes() > 0
 
 
 @pytest.mark.parametrize("kills", [30])
