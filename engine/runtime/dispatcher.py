@@ -243,9 +243,7 @@ class Dispatcher:
 
     def _obey(self, message: object, fds: Sequence[int]) -> None:
         if isinstance(message, control.AddGeneration):
-            handoff, takeback = (socket.socket(fileno=fd) for fd in fds)
-            self._desk.handoff.add_generation(control.Generation(message.generation, handoff, message.tasks, takeback))
-            self._replay_known()
+            self._add_generation(message, fds)
         elif isinstance(message, control.RetireGeneration):
             self._desk.handoff.retire(message.generation)
         elif isinstance(message, control.Client):
@@ -257,6 +255,12 @@ class Dispatcher:
             self._finishing = True
         elif isinstance(message, control.Reconfigure):
             self._reconfigure(restore(message.settings))
+
+    def _add_generation(self, message: control.AddGeneration, fds: Sequence[int]) -> None:
+        handoff, takeback = (socket.socket(fileno=fd) for fd in fds)
+        self._desk.handoff.take_back()  # what the generation before was given too early
+        self._desk.handoff.add_generation(control.Generation(message.generation, handoff, message.tasks, takeback))
+        self._replay_known()
 
     def _reconfigure(self, settings: Settings) -> None:
         self._desk.configure(settings)

@@ -119,8 +119,8 @@ class Handoff:
         return None if pair is None else pair.registry
 
     def add_generation(self, generation: control.Generation) -> None:
-        """Takes a template generation, which gets all further tasks, and what the one before was given too early."""
-        self.take_back()
+        """Takes a template generation, which gets all further tasks. Reads nothing back: at boot it is not known yet
+        what lies in the sockets, and `read_leftovers` is to find it there."""
         known = self._preload or bool(generation.tasks)
         registry = Registry(generation.tasks) if known else self._told.pop(generation.number, None)
         self._pairs[generation.number] = Pair(generation.number, generation.handoff, generation.takeback, registry)

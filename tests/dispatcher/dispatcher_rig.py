@@ -263,6 +263,12 @@ class Rig:
         assert isinstance(packet, wire.Handout)
         return packet
 
+    def add_pair(self, generation: int) -> socket.socket:
+        """Gives the next dispatcher another generation; returns its children's end."""
+        outlet, inlet = _pair()
+        self.generations.append((generation, outlet, inlet))
+        return inlet
+
     def unsettled_bytes(self, slot: int = 0) -> int:
         """Returns how much lies in a slot's outcome socket, not consumed."""
         return pending(self.pairs[slot][0])

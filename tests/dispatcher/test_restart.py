@@ -152,6 +152,21 @@ def test_a_drain_goes_on(rig: Rig) -> None:
     assert rig.place("b") == "ready"
 
 
+@pytest.mark.parametrize("task", ["t.noop", "t.early"])
+def test_what_no_child_has_taken_survives_a_second_generation(rig: Rig, task: str) -> None:
+    """The dispatcher dies in the middle of a reload: the next is born with both generations."""
+    rig.publish(message("a", task))
+    wait_for(lambda: pending(rig.inlet) > 0, "it to lie in the hand-off socket")
+    rig.kill()
+    first, rig.inlet = rig.inlet, rig.add_pair(2)
+    rig.start()
+    packet = rig.children[0].take()
+    assert (message_id(packet), packet.deliveries, packet.crashes) == ("a", 1, 0)
+    assert pending(first) == 0
+    rig.children[0].end(packet)
+    rig.wait_state("a", "SUCCESS")
+
+
 def test_a_death_that_was_not_seen_counts_at_a_shutdown_too(rig: Rig) -> None:
     """Although the claims are not compared with the broker before the dispatcher is told to finish."""
     rig.publish(message("a"))
