@@ -135,6 +135,7 @@ class PublishLane(Lane):
         work = self.inbox.take(until)
         self.stamp(working=True)
         for one in work:
+            self.stamp(working=True)  # at each: many slow calls are not one lane that stands still
             if isinstance(one, Publish):
                 self._sending.append(one)
             elif isinstance(one, Do):
@@ -147,6 +148,7 @@ class PublishLane(Lane):
     def _send_all(self) -> None:
         """Sends what must be sent, in order; stops at the first that cannot be now."""
         while self._sending and time.monotonic() >= self._retry_at:
+            self.stamp(working=True)
             one = self._sending[0]
             try:
                 self._link.transport.publish(one.envelopes, batch=one.batch)

@@ -6,15 +6,22 @@ import os
 import select
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
+from unittest.mock import MagicMock
 
+import msgspec
 import pytest
 from dispatcher_rig import wait_for
 
 from engine.app import wire
-from engine.contract import Record
+from engine.contract import Batch, Envelope, Record
+from engine.runtime.board import Board
 from engine.runtime.journal import Journal
 from engine.runtime.lanes import Backoff, Inbox, Mailbox, Outage
+from engine.runtime.link import Link
 from engine.runtime.prefetch import Prefetch
+from engine.runtime.publish import Ask, PublishLane
 from engine.runtime.rates import Rates
 from engine.runtime.registry import Registry
 from engine.runtime.waits import Waits
@@ -217,6 +224,23 @@ def test_a_name_wins_over_another_tasks_alias() -> None:
     assert registry.find("three") is None
     assert "uno" in registry
     assert "three" not in registry
+
+
+def test_the_publish_lane_shows_at_each_call_that_it_moves() -> None:
+    """A slow broker is no reason to take it for stuck, however many calls are there at once."""
+    seen: list[str] = []
+    board = SimpleNamespace(stamp_lane=lambda index, working: seen.append("stamp") if working else None)
+    transport = MagicMock(publish=lambda envelopes, batch: seen.append("publish"))
+    caller = SimpleNamespace(producer="p", gone=False, answer=lambda reply: None)
+    lane = PublishLane(cast(Board, board), cast(Link, MagicMock(transport=transport)), Mailbox())
+    envelope = Envelope("a", b"{}", "q")
+    args = msgspec.msgpack.encode([[envelope], None])
+    lane.inbox.put([Ask(caller, wire.Request(1, number, "publish", args)) for number in range(3)])
+    for number in range(3):
+        lane.send([envelope], Batch("p", number), lambda: None)
+    lane.round()
+    assert seen.count("publish") == 6
+    assert "publish publish" not in " ".join(seen)
 
 
 class TestWaits:
