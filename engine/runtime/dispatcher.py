@@ -6,6 +6,7 @@ never forks, so it may have threads: four lanes (see `engine.runtime.lanes`), of
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -86,7 +87,7 @@ class Dispatcher:
         crew = Crew(self._board)
         handoff = Handoff(crew, wiring.start, preload=settings.worker.preload)
         producer = f"{self._worker}.{wiring.start}"
-        gate = Gate(crew, handoff, self._settler, self._worker, wiring.worker.dead_after)
+        gate = Gate(crew, handoff, self._settler, wiring.worker)
         self._desk = Desk(crew, handoff, gate, self._settler, self._publisher, settings, producer)
         self._children = Children(self._publisher, self._worker)
         self._clients = Clients(self._publisher, self._poller, self._worker)
@@ -247,7 +248,7 @@ class Dispatcher:
         elif isinstance(message, control.RetireGeneration):
             self._desk.handoff.retire(message.generation)
         elif isinstance(message, control.Client):
-            self._clients.add(fds[0])
+            self._add_client(fds)
         elif isinstance(message, control.Drain):
             self._desk.drain()
             self._fetcher.wake()
@@ -256,7 +257,16 @@ class Dispatcher:
         elif isinstance(message, control.Reconfigure):
             self._reconfigure(restore(message.settings))
 
+    def _add_client(self, fds: Sequence[int]) -> None:
+        if fds:
+            self._clients.add(fds[0])
+        else:
+            log.error("a client's connection was lost on its way here: raise the limit of open files (ulimit -n)")
+
     def _add_generation(self, message: control.AddGeneration, fds: Sequence[int]) -> None:
+        if len(fds) != 2:
+            # Without them no task would ever reach its children. The next dispatcher is born with them.
+            raise OSError(errno.EMFILE, "a generation's sockets were lost: raise the limit of open files (ulimit -n)")
         handoff, takeback = (socket.socket(fileno=fd) for fd in fds)
         self._desk.handoff.take_back()  # what the generation before was given too early
         self._desk.handoff.add_generation(control.Generation(message.generation, handoff, message.tasks, takeback))

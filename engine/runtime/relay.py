@@ -23,6 +23,9 @@ log = logging.getLogger("engine.dispatcher")
 IN_FLIGHT_MOST = 64 * 2**20
 """Bytes of one client's unanswered calls above which it is read no further, until some are answered."""
 
+CLIENTS_MOST = 256
+"""Clients' connections that are kept at most: a descriptor that has no room in this process is lost on its way."""
+
 
 class ChildCaller:
     """A child that asked over its slot's socket. Its request stays in the journal until it is answered."""
@@ -104,16 +107,21 @@ class Clients:
         self._worker = worker
         self._clients: dict[int, Client] = {}
         self._count = 0
+        self._told = False
 
     def __contains__(self, fd: object) -> bool:
         return fd in self._clients
 
     def add(self, fd: int) -> None:
-        """Takes a connection from the supervisor, if it is of this user's (or root's)."""
+        """Takes a connection from the supervisor, if it is of this user's (or root's) and there are not too many."""
         sock = socket.socket(fileno=fd)
         _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.getuid()):
             log.warning("a client of uid %d was refused", uid)
+            sock.close()
+            return
+        if len(self._clients) >= CLIENTS_MOST:
+            self._tell_full()
             sock.close()
             return
         self._count += 1
@@ -155,6 +163,15 @@ class Clients:
         for client in list(self._clients.values()):
             client.gone = True
             self._drop_if_gone(client)
+
+    def _tell_full(self) -> None:
+        if not self._told:
+            self._told = True
+            log.error(
+                "%d clients are connected, further ones are refused (said once): let processes share an Engine, or "
+                "close those that are not used",
+                CLIENTS_MOST,
+            )
 
     def _stop_reading(self, client: Client) -> bool:
         if client.in_flight > IN_FLIGHT_MOST and not client.full:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from dispatcher_rig import Rig, message, pending, wait_for
+from dispatcher_rig import DEADLINE, Rig, message, pending, wait_for
 
 from engine.app import wire
 from engine.app.relay import ClientCall, RelayResults, RelayTransport, SlotCall, connect_results, connect_transport
@@ -172,6 +172,37 @@ def test_a_client_with_too_much_in_flight_is_read_later(
         assert not select.select([ours], [], [], 0.3)[0]
         rig.served.results.store([Record("a" * 200, "SUCCESS", 1.0, 0, 1, b"{}", final=True)])
         assert [wire.decode(wire.receive(ours)).number for _ in range(2)] == [1, 2]
+
+
+def test_a_client_whose_descriptor_was_lost_harms_nobody(rig: Rig, client: socket.socket) -> None:
+    rig.tell(control.Client())
+    rig.logged("a client's connection was lost on its way here")
+    assert RelayTransport(SlotCall(rig.children[0].link, 1)).find("x") is None
+
+
+def test_clients_above_the_most_are_refused(make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.runtime.relay.CLIENTS_MOST", 2)
+    rig = make_rig().start()
+    ends: list[socket.socket] = []
+    for _ in range(4):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        rig.tell(control.Client(), theirs.fileno())
+        theirs.close()
+        ours.settimeout(DEADLINE)
+        ends.append(ours)
+    assert [end.recv(100) for end in ends[2:]] == [b"", b""]
+    for end in ends[:2]:
+        wire.send(end, wire.encode(wire.Request(0, 1, "capabilities", msgspec.msgpack.encode([]))))
+        assert wire.decode(wire.receive(end)).error is None
+    assert rig.log.count("2 clients are connected, further ones are refused") == 1
+    for end in ends:
+        end.close()
+
+
+def test_a_generation_whose_descriptors_were_lost_comes_with_the_next_dispatcher(rig: Rig) -> None:
+    rig.tell(control.AddGeneration(2, rig.tasks))
+    assert rig.exit_status() == 70
+    assert "raise the limit of open files" in rig.log
 
 
 def _send_for_ever(client: socket.socket, packet: bytes) -> None:
