@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -185,20 +186,36 @@ def send(sock: socket.socket, data: bytes, flags: int = 0) -> None:
     room, and OSError when the other side is gone."""
     if len(data) <= INLINE_MAX:
         sock.send(data, flags | _QUIETLY)
+    else:
+        send_with(sock, data, (), flags)
+
+
+def send_with(sock: socket.socket, data: bytes, fds: Sequence[int], flags: int = 0) -> None:
+    """Sends one packet with descriptors, as `send` does."""
+    if len(data) <= INLINE_MAX:
+        sock.sendmsg([data], _rights(fds), flags | _QUIETLY)
         return
+    large = _memfd_of(data)
+    try:
+        sock.sendmsg([MEMFD], _rights([large, *fds]), flags | _QUIETLY)
+    finally:
+        os.close(large)
+
+
+def _rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+
+
+def _memfd_of(data: bytes) -> int:
     import fcntl  # only here: `import engine` and sending work on systems that have none
 
     fd = os.memfd_create("engine-packet", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        sock.sendmsg([MEMFD], rights, flags | _QUIETLY)
-    finally:
-        os.close(fd)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
 
 
 def receive(sock: socket.socket, flags: int = 0) -> bytes:
@@ -207,7 +224,25 @@ def receive(sock: socket.socket, flags: int = 0) -> bytes:
     data, ancillary, _, _ = sock.recvmsg(BUFFER, 64, flags | _CLOSED_AT_EXEC)
     if not ancillary:
         return data
-    return _read_memfd(ancillary)
+    fds = descriptors(ancillary)
+    try:
+        return _read_memfd(fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def receive_with(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
+    """Receives one packet and the descriptors that were sent with it, which the caller closes."""
+    data, ancillary, _, _ = sock.recvmsg(BUFFER, 64, flags | _CLOSED_AT_EXEC)
+    fds = descriptors(ancillary)
+    if data != MEMFD:
+        return data, fds
+    try:
+        return _read_memfd(fds), fds[1:]
+    finally:
+        for fd in fds[:1]:
+            os.close(fd)
 
 
 def discard(sock: socket.socket) -> None:
@@ -228,19 +263,14 @@ def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return fds
 
 
-def _read_memfd(ancillary: list[tuple[int, int, bytes]]) -> bytes:
-    fds = descriptors(ancillary)
-    try:
-        if not fds:
-            raise OSError("a packet lost its descriptor: too many open files?")
-        size = os.fstat(fds[0]).st_size
-        parts: list[bytes] = []
-        while (done := sum(map(len, parts))) < size:
-            part = os.pread(fds[0], size - done, done)
-            if not part:
-                raise OSError("a packet's memfd is shorter than it says")
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        for fd in fds:
-            os.close(fd)
+def _read_memfd(fds: Sequence[int]) -> bytes:
+    if not fds:
+        raise OSError("a packet lost its descriptor: too many open files?")
+    size = os.fstat(fds[0]).st_size
+    parts: list[bytes] = []
+    while (done := sum(map(len, parts))) < size:
+        part = os.pread(fds[0], size - done, done)
+        if not part:
+            raise OSError("a packet's memfd is shorter than it says")
+        parts.append(part)
+    return b"".join(parts)

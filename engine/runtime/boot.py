@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import resource
 import socket
 import stat
 import sys
@@ -24,6 +25,8 @@ from engine.runtime.commands import ControlSocket
 from engine.runtime.supervisor import Plant, Supervisor
 
 log = logging.getLogger("engine.supervisor")
+SPARE_DESCRIPTORS = 128
+"""Open files that the engine needs beside two socket pairs for each child."""
 STALE_LOCK_AGE = 7 * 86400.0
 """Seconds for which the lock file of a dead incarnation is kept: it proves to other workers that it is dead."""
 
@@ -51,9 +54,23 @@ def start(config: Config) -> int:
         commands.listen()
         try:
             concurrency = settings.worker.concurrency or len(os.sched_getaffinity(0))
+            _allow_descriptors(concurrency)
             return Supervisor(Plant(config, worker, concurrency, commands, writer, [name_fd, worker_fd])).run()
         finally:
             commands.close()
+
+
+def _allow_descriptors(concurrency: int) -> None:
+    """Raises the limit of open files as far as it may be raised. Raises ConfigError when that is not far enough."""
+    needed = 4 * concurrency + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < needed:
+        raise ConfigError(
+            f"[worker] concurrency: {concurrency} children need {needed} open files, and this process may have {hard}: "
+            "raise the limit (ulimit -Hn, LimitNOFILE=) or use fewer children"
+        )
 
 
 def _append_to_files() -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Any
 
+import msgspec
 from setproctitle import setproctitle
 
 from engine.app import ends, wire
@@ -24,7 +25,7 @@ from engine.app.execute import execute, run_hooks
 from engine.app.relay import RelayResults, RelayTransport, SlotCall
 from engine.app.task import Task
 from engine.contract.message import Message
-from engine.contract.transport import Ack, Release
+from engine.contract.transport import Ack, Release, Settlement
 from engine.errors import ConfigError, MessageError
 from engine.runtime import board as words
 from engine.runtime import processes, signals, spawn, template
@@ -35,6 +36,8 @@ from engine.runtime.tidy import Tidy
 log = logging.getLogger("engine.child")
 LONGEST_LIMIT = 3e9
 """Seconds: 95 years. A longer time limit does not fit the board, and means the same."""
+HOOKS_LIMIT = 60.0
+"""Seconds that the hooks of a task whose child died may take, when the task has no time limit of its own."""
 STOP_LIMIT = 10.0
 """Seconds that ``on_child_stop`` hooks may take before the child is killed."""
 
@@ -171,6 +174,8 @@ class Child:
         limits = task.limits(message)
         run.begin(handout, generation, limits.soft_time_limit or 0.0)
         if handout.end is not None:
+            hooks_limit = min(limits.time_limit or HOOKS_LIMIT, LONGEST_LIMIT)
+            slot.set_deadlines(0, time.monotonic_ns() + int(hooks_limit * 1e9), int(hooks_limit * 1000), 0)
             run_hooks(self._app, task, message, handout.end[0], handout.end[1], run)
             self._report(_finished(handout, message))
             return
@@ -231,54 +236,34 @@ def _drawn(limit: int) -> int:
 
 def _unstarted(handout: wire.Handout) -> wire.Outcome:
     """Given back: it was sent so long ago that the claim may be somebody else's by now."""
-    return wire.Outcome(
-        handout.sequence,
-        0,
-        "",
-        "",
-        handout.queue,
-        Release(handout.claim),
-        "",
-        0,
-        handout.deliveries,
-        0.0,
-        False,
-        "late",
-    )
+    return _not_run(handout, None, settlement=Release(handout.claim), reason="late")
 
 
 def _finished(handout: wire.Handout, message: Message) -> wire.Outcome:
     """The hooks of a task whose child died have run."""
-    return wire.Outcome(
-        handout.sequence,
-        0,
-        message.id,
-        message.task,
-        handout.queue,
-        Ack(b""),
-        "",
-        message.retries,
-        handout.deliveries,
-        0.0,
-        False,
-        "hooks",
-    )
+    return _not_run(handout, message, settlement=Ack(b""), reason="hooks")
 
 
 def _from_end(handout: wire.Handout, message: Message | None, end: ends.End) -> wire.Outcome:
     """Ended before it began."""
+    outcome = _not_run(handout, message, settlement=end.settlement, reason=end.reason)
+    return msgspec.structs.replace(outcome, state=end.state, publishes=end.publishes)
+
+
+def _not_run(
+    handout: wire.Handout, message: Message | None, *, settlement: Settlement, reason: str | None
+) -> wire.Outcome:
     return wire.Outcome(
-        handout.sequence,
-        0,
-        message.id if message else "",
-        message.task if message else "",
-        handout.queue,
-        end.settlement,
-        end.state,
-        message.retries if message else 0,
-        handout.deliveries,
-        0.0,
-        False,
-        end.reason,
-        end.publishes,
+        sequence=handout.sequence,
+        generation=0,
+        id=message.id if message else "",
+        task=message.task if message else "",
+        queue=handout.queue,
+        settlement=settlement,
+        state="",
+        retries=message.retries if message else 0,
+        deliveries=handout.deliveries,
+        runtime=0.0,
+        started=False,
+        reason=reason,
     )

@@ -91,10 +91,11 @@ class ChildRun:
         try:
             yield
         finally:
+            # Here, so that what waited is raised also when the body raised something else: nobody asks again.
             self._shields -= 1
-        if self._waiting and not self._shields:
-            reason, self._waiting = self._waiting, 0
-            self._act(reason, None)
+            if self._waiting and not self._shields:
+                reason, self._waiting = self._waiting, 0
+                self._act(reason, None)
 
     def time_left(self) -> float | None:
         """Returns seconds until the next limit, None without one."""

@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+STEADY = 10.0
+"""Seconds after which a child that is up counts as one that works."""
+
 
 class Stage(Enum):
     """Where a slot is in its life."""
@@ -36,6 +39,8 @@ class Child:
     """Monotonic time of the last change of stage."""
     sentence: Sentence | None = None
     """Why it is to die, once that is decided."""
+    told: bool = False
+    """Has the log said that it is slow to start?"""
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,13 @@ class Sentence:
 class Backoff:
     """When something that failed may be tried again: the first time at once, then later and later, with jitter.
 
-    ``limit`` failures in a row without a success in between mean that it will not get better (0: never means that).
+    ``free`` failures in a row cost no waiting. ``limit`` of them without a success in between mean that it will not get
+    better (0: never means that).
     """
 
     first: float = 0.1
     most: float = 30.0
+    free: int = 1
     limit: int = 0
     failures: int = 0
     not_before: float = 0.0
@@ -70,8 +77,8 @@ class Backoff:
     def failed(self, now: float) -> None:
         """It failed at ``now``."""
         self.failures += 1
-        if self.failures > 1:
-            delay = min(self.most, self.first * 2.0 ** (self.failures - 2))
+        if self.failures > self.free:
+            delay = min(self.most, self.first * 2.0 ** min(self.failures - self.free - 1, 16))
             self.not_before = now + delay * self.rng.uniform(0.5, 1.0)
 
     @property
@@ -86,8 +93,17 @@ class Pool:
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
         self.children = [Child(slot) for slot in range(2 * concurrency)]
-        self.backoff = Backoff()
+        self._backoffs: dict[int, Backoff] = {}
+        self._early = Backoff(most=1.0, free=4 * concurrency)
         self._spawns = 0
+
+    def backoff(self, template: int) -> Backoff:
+        """Returns the backoff of children of a template generation that die before they are ready."""
+        return self._backoffs.setdefault(template, Backoff())
+
+    def not_before(self, template: int) -> float:
+        """Returns when the next child of this template generation may be spawned: a monotonic time."""
+        return max(self.backoff(template).not_before, self._early.not_before)
 
     def living(self) -> list[Child]:
         """Returns the children that have a pid."""
@@ -108,9 +124,9 @@ class Pool:
     def order(self, template: int, now: float) -> list[Child]:
         """Fills free slots up to the concurrency; returns those for which a child is to be spawned now."""
         missing = self.concurrency - len(self.of(template))
-        if missing <= 0 or now < self.backoff.not_before:
+        if missing <= 0 or now < self.not_before(template):
             return []
-        if self.backoff.failures > 1:
+        if self.backoff(template).failures > 1:
             missing = 1
         free = [child for child in self.children if child.stage is Stage.EMPTY][:missing]
         for child in free:
@@ -129,14 +145,35 @@ class Pool:
     def ready(self, child: Child, now: float) -> None:
         """Notes that a child has waited for its first task."""
         child.stage, child.since = Stage.UP, now
-        self.backoff.succeeded()
+        self.backoff(child.template).succeeded()
 
-    def gone(self, child: Child, now: float) -> None:
-        """Empties a slot. A child that dies before it was up counts as a failure to start."""
-        if child.stage in (Stage.ORDERED, Stage.STARTING):
-            self.backoff.failed(now)
+    def failed(self, child: Child, now: float) -> None:
+        """Notes that a child died before it was ready."""
+        self.backoff(child.template).failed(now)
+
+    def died_early(self, child: Child, now: float) -> None:
+        """Notes that a child died waiting, and had done nothing yet. Many of these in a row, each soon after its start,
+        slow the spawning down to one in a second."""
+        if child.stage is Stage.UP and now - child.since > STEADY:
+            self._early.succeeded()
+        else:
+            self._early.failed(now)
+
+    def worked(self) -> None:
+        """Notes that a child has done a task."""
+        self._early.succeeded()
+
+    def empty(self, child: Child) -> None:
+        """Empties a slot."""
         self.children[child.slot] = Child(child.slot)
 
     def overdue(self, now: float, patience: float) -> Iterable[Child]:
         """Returns the children ordered longer than ``patience`` seconds ago whose pid nobody has told."""
         return [child for child in self.children if child.stage is Stage.ORDERED and now - child.since > patience]
+
+    def slow(self, now: float, patience: float) -> list[Child]:
+        """Returns, once each, the children that have been starting for longer than ``patience`` seconds."""
+        slow = [c for c in self.children if c.stage is Stage.STARTING and now - c.since > patience and not c.told]
+        for child in slow:
+            child.told = True
+        return slow

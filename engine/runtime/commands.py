@@ -7,6 +7,7 @@ is handed to the dispatcher with its connection. Nobody is waited for: who does 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ from typing import Any
 
 from engine.errors import AlreadyRunning
 
+log = logging.getLogger("engine.supervisor")
 REQUEST_MAX = 65536
 CLIENTS_MAX = 64
 """Connections that are kept open; further ones wait in the listener's backlog."""
@@ -62,7 +64,11 @@ class ControlSocket:
         self._listener.close()
 
     def _accept(self) -> None:
-        client, _ = self._listener.accept()
+        try:
+            client, _ = self._listener.accept()
+        except OSError as error:
+            log.warning("a connection to the control socket cannot be taken: %s", error)
+            return
         _, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.getuid()):
             client.close()

@@ -6,7 +6,6 @@ its own queue until the socket is writable.
 
 from __future__ import annotations
 
-import array
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from engine.app import wire
 from engine.app.settings import Settings
-from engine.app.wire import BUFFER, TaskInfo, descriptors
+from engine.app.wire import TaskInfo
 from engine.contract.transport import Worker
 from engine.runtime.board import Board
 
@@ -122,8 +122,7 @@ def tell(sock: socket.socket, message: Control, fd: int | Sequence[int] | None =
     """Sends one message, with one or more descriptors if given. Raises BlockingIOError with MSG_DONTWAIT, OSError when
     the other side is gone."""
     fds = [] if fd is None else [fd] if isinstance(fd, int) else list(fd)
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([_encoder.encode(message)], rights, flags | socket.MSG_NOSIGNAL)
+    wire.send_with(sock, _encoder.encode(message), fds, flags)
 
 
 def hear(sock: socket.socket, flags: int = 0) -> tuple[Any, int | None] | None:
@@ -138,8 +137,7 @@ def hear(sock: socket.socket, flags: int = 0) -> tuple[Any, int | None] | None:
 
 def hear_all(sock: socket.socket, flags: int = 0) -> tuple[Any, list[int]] | None:
     """As `hear`, with all descriptors that came with the message."""
-    data, ancillary, _, _ = sock.recvmsg(BUFFER, 64, flags | socket.MSG_CMSG_CLOEXEC)
-    fds = descriptors(ancillary)
+    data, fds = wire.receive_with(sock, flags)
     if not data:
         return None
     return _decoder.decode(data), fds

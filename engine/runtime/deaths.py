@@ -18,6 +18,7 @@ from engine.runtime import board as words
 from engine.runtime import processes
 from engine.runtime.board import Board
 from engine.runtime.children import Child, Pool, Stage
+from engine.runtime.processes import Exit
 
 log = logging.getLogger("engine.supervisor")
 _EXITED = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -34,19 +35,19 @@ class Undertaker:
         self._name_of = name_of
         self._oom = processes.OomCounter()
         self._unwritten: dict[int, wire.Death] = {}
-        self._strangers: dict[int, str] = {}
+        self._strangers: dict[int, Exit] = {}
         self.last_failure: int | None = None
         """Exit status of the last child that ended before it was up."""
 
-    def reap(self) -> list[tuple[int, str]]:
-        """Reaps all that are dead; returns the (pid, cause) of those that are no children: services and strangers."""
+    def reap(self) -> list[tuple[int, Exit]]:
+        """Reaps all that are dead; returns the pids and ends of those that are no children: services and strangers."""
         dead = [child for child in self._pool.living() if self._has_exited(child)]
         processes.kill_sessions({child.pid for child in dead if not self._left(child)}, spare={c.pid for c in dead})
         for child in dead:
             self._bury(child)
         return self._reap_others()
 
-    def forget_stranger(self, pid: int) -> str | None:
+    def forget_stranger(self, pid: int) -> Exit | None:
         """Returns how a pid ended that nobody knew when it was reaped: a child whose birth was reported too late."""
         return self._strangers.pop(pid, None)
 
@@ -84,13 +85,22 @@ class Undertaker:
             log.debug("child %d (pid %d) left: %s", child.slot, pid, cause)
             self._free(child)
         elif child.stage is Stage.UP or self._board.slot(child.slot)[words.STATE] >= words.WAITING:
-            self._pool.ready(child, time.monotonic())  # it was, if only for a moment
+            self._note_early(child)
             self._unwritten[child.slot] = self._death(child, pid, cause)
             self.write()
         else:
             self.last_failure = status.si_status if status.si_code == os.CLD_EXITED else 70
             log.error("child %d (pid %d) died before it was ready: %s", child.slot, pid, cause)
+            self._pool.failed(child, time.monotonic())
             self._free(child)
+
+    def _note_early(self, child: Child) -> None:
+        """A child that ends soon, while it waits and before it has done anything, was not well from the start."""
+        slot = self._board.slot(child.slot)
+        if slot[words.TASKS_DONE]:
+            self._pool.worked()
+        elif slot[words.STATE] == words.WAITING:
+            self._pool.died_early(child, time.monotonic())
 
     def _death(self, child: Child, pid: int, cause: str) -> wire.Death:
         slot, sentence = self._board.slot(child.slot), child.sentence
@@ -116,10 +126,14 @@ class Undertaker:
         )
 
     def _free(self, child: Child) -> None:
-        self._pool.gone(child, time.monotonic())
+        # The death lies in the socket: only now may the board stop telling what the child had in hand. Without this a
+        # slot that is not filled again would tell of a child that waits, or runs, for ever.
+        slot = self._board.slot(child.slot)
+        slot[words.STATE], slot[words.OWNER] = words.EMPTY, 0
+        self._pool.empty(child)
 
-    def _reap_others(self) -> list[tuple[int, str]]:
-        others: list[tuple[int, str]] = []
+    def _reap_others(self) -> list[tuple[int, Exit]]:
+        others: list[tuple[int, Exit]] = []
         while True:
             try:
                 status = os.waitid(os.P_ALL, 0, _EXITED)
@@ -128,8 +142,8 @@ class Undertaker:
             if status is None or self._pool.by_pid(status.si_pid) is not None:
                 return others  # a child that died just now: the signal of its death calls us again
             os.waitpid(status.si_pid, 0)
-            cause = processes.cause(status)
-            others.append((status.si_pid, cause))
-            self._strangers[status.si_pid] = cause
+            end = Exit.of(status)
+            others.append((status.si_pid, end))
+            self._strangers[status.si_pid] = end
             if len(self._strangers) > KEPT_STRANGERS:
                 del self._strangers[next(iter(self._strangers))]

@@ -66,11 +66,15 @@ class Enforcer:
         return found
 
     def execute(self, sentences: dict[int, Sentence]) -> None:
-        """Kills the children in these slots, stopped or not, with their descendants. What else is in their sessions is
-        killed when they are reaped."""
+        """Kills the children in these slots with their descendants. What else is in their sessions is killed when they
+        are reaped."""
         for slot, sentence in sentences.items():
             self._pool.children[slot].sentence = sentence
         doomed = [self._pool.children[slot] for slot in sentences]
+        # Stopped, they bring forth no more while their descendants are listed.
+        for child in doomed:
+            os.kill(child.pid, signal.SIGSTOP)
+        self._await_stops(set(sentences))
         below = processes.descendants(child.pid for child in doomed)
         processes.kill([*(child.pid for child in doomed), *below])
         self.kills += len(doomed)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+log = logging.getLogger("engine.supervisor")
+PASSES = 100
+"""Most looks for what is left in a session."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -62,22 +66,32 @@ def _children(pid: int) -> set[int]:
 
 
 def kill(pids: Iterable[int]) -> None:
-    """Kills (SIGKILL) processes that may be gone already."""
+    """Kills (SIGKILL) processes that may be gone already. One that became another user's (sudo) cannot be killed: that
+    is logged."""
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+        except PermissionError:
+            log.error("process %d of a task belongs to another user now and cannot be killed", pid)
 
 
 def kill_sessions(leaders: Collection[int], *, spare: Collection[int] = ()) -> set[int]:
-    """Kills all that is in the sessions of these leaders, but not ``spare``; returns the pids."""
-    if not leaders:
-        return set()
-    members = {row.pid for row in table() if row.session in leaders and row.state != "Z"}
-    members -= set(spare)
-    kill(members)
-    return members
+    """Kills all that is in the sessions of these leaders, but not ``spare``; returns the pids.
+
+    What is forked while the table is read is found by the next pass: one that has a SIGKILL pending forks no more, so
+    the passes come to an end.
+    """
+    killed: set[int] = set()
+    for _ in range(PASSES if leaders else 0):
+        members = {row.pid for row in table() if row.session in leaders and row.state != "Z"}
+        fresh = members - killed - set(spare)
+        if not fresh:
+            break
+        kill(fresh)
+        killed |= fresh
+    return killed
 
 
 def resident(pid: int) -> int:
@@ -123,6 +137,24 @@ class OomCounter:
             if controllers == "":
                 return Path("/sys/fs/cgroup" + path) / "memory.events"
         return None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended."""
+
+    status: int | None
+    """Its exit status; None: it was ended by a signal."""
+    signal: int | None
+    words: str
+    """As `cause` puts it."""
+
+    @classmethod
+    def of(cls, result: os.waitid_result, *, oom: bool = False) -> Exit:
+        """Returns the end that `os.waitid` told of."""
+        exited = result.si_code == os.CLD_EXITED
+        code = result.si_status
+        return cls(code if exited else None, None if exited else code, cause(result, oom=oom))
 
 
 def cause(status: os.waitid_result, *, oom: bool = False) -> str:

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from engine.app import config
+from engine.app.config import Config
 from engine.errors import ConfigError
 from engine.runtime import control, processes
 from engine.runtime.children import Stage
@@ -32,6 +33,8 @@ class Reload:
         self._supervisor = supervisor
         self._asked = False
         self._trial: Generation | None = None
+        self._config: Config | None = None
+        """What the trial runs with: in force when it succeeds."""
         self._said_waiting = False
         self._outcome = "none"
         self._why = ""
@@ -71,8 +74,7 @@ class Reload:
             if child.pid:
                 processes.kill({child.pid})
             elif child.stage is Stage.ORDERED:
-                self._supervisor.pool.gone(child, 0.0)
-        self._supervisor.pool.backoff.succeeded()
+                self._supervisor.pool.empty(child)
 
     def _begin(self) -> None:
         supervisor = self._supervisor
@@ -85,10 +87,8 @@ class Reload:
         if fixed:
             self._refuse("reload refused", f"restart needed for a changed {', '.join(fixed)}")
             return
-        supervisor.config = new
-        self._trial = supervisor.new_generation(supervisor.generations[-1].number + 1)
-        self._said_waiting = False
-        supervisor.generations.append(self._trial)
+        self._config, self._said_waiting = new, False
+        self._trial = supervisor.add_generation(new.settings)
         log.info("reload: importing the app as generation %d", self._trial.number)
 
     def _refuse(self, what: str, why: str) -> None:
@@ -99,7 +99,7 @@ class Reload:
         pool = self._supervisor.pool
         if pool.up(trial.number):
             self._finish(trial)
-        elif pool.backoff.failures >= CANARY_FAILURES:
+        elif pool.backoff(trial.number).failures >= CANARY_FAILURES:
             self.failed("its children die before they are ready (see the log above)")
         elif trial.phase is Phase.TRIAL and not pool.of(trial.number) and not self._said_waiting:
             self._said_waiting = True
@@ -108,7 +108,8 @@ class Reload:
 
     def _finish(self, trial: Generation) -> None:
         supervisor = self._supervisor
-        self._trial = None
+        assert self._config is not None, "a trial has one"
+        supervisor.config, self._trial = self._config, None
         self._outcome = "done"
         supervisor.dispatcher.tell(control.Reconfigure(config.dump(supervisor.config.settings)))
         supervisor.activate(trial)

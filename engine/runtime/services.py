@@ -13,8 +13,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from engine.runtime import control
 from engine.runtime.children import Backoff
+from engine.runtime.processes import Exit
 
 log = logging.getLogger("engine.supervisor")
 CONTROL_BUFFER = 1 << 20
@@ -58,22 +61,27 @@ class Service:
         """Starts it if it is wanted, not there, and its backoff has passed."""
         if self.pid or not self.wanted or self.backoff.hopeless or now < self.backoff.not_before:
             return False
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CONTROL_BUFFER)
         self._empty_outbox()
         self.starts += 1
         try:
-            self.pid = self._launch(theirs)
+            self._control, self.pid = self._start()
         except OSError as error:
             log.error("cannot start the %s: %s", self.role, error)
             self.backoff.failed(now)
-            ours.close()
             return False
-        finally:
-            theirs.close()
-        self._control, self.started_at, self.ready, self.failure = ours, now, False, None
+        self.started_at, self.ready, self.failure = now, False, None
         return True
+
+    def _start(self) -> tuple[socket.socket, int]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                for end in (ours, theirs):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CONTROL_BUFFER)
+                return ours, self._launch(theirs)
+            except OSError:
+                ours.close()
+                raise
 
     def tell(self, message: control.Control, fds: Sequence[int] = ()) -> None:
         """Sends a message, and copies of the descriptors, now or as soon as there is room. What a service that died did
@@ -106,6 +114,10 @@ class Service:
                 break
             except OSError:
                 heard = None
+            except msgspec.DecodeError as error:
+                log.error("the %s says what cannot be read, and is killed: %s", self.role, error)
+                self.kill()
+                break
             if heard is None:
                 self._hang_up()
                 break
@@ -119,11 +131,11 @@ class Service:
         elif isinstance(message, control.Failed):
             self.failure = message
 
-    def died(self, cause: str, now: float) -> None:
+    def died(self, end: Exit, now: float) -> None:
         """Notes its end. Without a later `start_if_due` it stays away. One that said why it could not start is the
         caller's to report."""
         uptime, told = now - self.started_at, self.failure is not None
-        if self.ready and (uptime > STEADY or not cause.startswith("exit status")):
+        if self.ready and (uptime > STEADY or end.signal == signal.SIGKILL):
             self.backoff.succeeded()  # it worked, and something else ended it
         self.pid, self.ready = 0, False
         self._hang_up()
@@ -131,7 +143,7 @@ class Service:
             self.backoff.failed(now)
             if not told:
                 wait = max(0.0, self.backoff.not_before - now)
-                log.error("%s died after %.1f s (%s); starting it again in %.1f s", self.role, uptime, cause, wait)
+                log.error("%s died after %.1f s (%s); starting it again in %.1f s", self.role, uptime, end.words, wait)
 
     def kill(self) -> None:
         """Kills it (SIGKILL), if it is there. Its death is reaped like any other."""

@@ -17,6 +17,7 @@ from engine.runtime import control
 from engine.runtime.board import GENERATION, SHUTDOWN
 from engine.runtime.children import Sentence, Stage
 from engine.runtime.generations import Phase
+from engine.runtime.processes import Exit
 
 if TYPE_CHECKING:
     from engine.runtime.supervisor import Supervisor
@@ -93,13 +94,12 @@ class Shutdown:
         else:
             self._begin(0.0)
 
-    def dispatcher_ended(self, status: str) -> None:
+    def dispatcher_ended(self, end: Exit) -> None:
         """The dispatcher has exited. If that is how it finished it is not started again; otherwise the next one
         finishes what it left."""
-        if self.step is Step.FINISHING and status in ("exit status 0", "exit status 1"):
+        if self.step is Step.FINISHING and end.status in (0, 1):
             self._supervisor.dispatcher.wanted = False
-            if status == "exit status 1":
-                self._status = self._status or 1
+            self._status = self._status or end.status
 
     def revoke(self, slot: int, generation: int) -> None:
         """Notes that a revoked task was interrupted, to kill it if it does not end."""
@@ -125,7 +125,7 @@ class Shutdown:
         pool = self._supervisor.pool
         for child in pool.children:
             if child.stage is Stage.ORDERED and _gone(self._supervisor, child.template):
-                pool.gone(child, 0.0)
+                pool.empty(child)
         return all(child.stage is Stage.EMPTY for child in pool.children)
 
     def _interrupt_all(self, now: float) -> None:
@@ -155,7 +155,7 @@ class Shutdown:
         self.step, self._deadline = Step.FINISHING, now + FINISH_TIMEOUT
         for generation in self._supervisor.generations:
             generation.template.dismiss()
-        if self._supervisor.booted:
+        if self._supervisor.booted and not self._supervisor.dispatcher.backoff.hopeless:
             self._supervisor.dispatcher.tell(control.Finish())
         else:
             self._supervisor.dispatcher.dismiss()

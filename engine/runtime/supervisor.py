@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.app.config import Config
+from engine.app.settings import Settings
 from engine.contract.transport import Worker
 from engine.runtime import board as words
 from engine.runtime import control, launch, spawn, status
@@ -30,6 +31,7 @@ from engine.runtime.enforcer import Enforcer
 from engine.runtime.generations import Generation, Phase
 from engine.runtime.lanes_watch import LanesWatch
 from engine.runtime.log import LogWriter
+from engine.runtime.processes import Exit
 from engine.runtime.reload import Reload
 from engine.runtime.services import Service
 from engine.runtime.shutdown import Shutdown, Step
@@ -39,6 +41,8 @@ log = logging.getLogger("engine.supervisor")
 LONGEST_SLEEP = 10.0
 SPAWN_PATIENCE = 30.0
 """Seconds after which a child that the template was asked for, and never told the pid of, is given up."""
+START_PATIENCE = 30.0
+"""Seconds after which the log says that a child is slow to start."""
 SLOT_BUFFER = 1 << 20
 
 
@@ -66,7 +70,8 @@ class Supervisor:
         self.board = Board(len(self.pool.children))
         self.pairs = [_slot_pair() for _ in self.pool.children]
         """(dispatcher's end, child's end) of each slot's outcome pair: they outlive the children in it."""
-        self.generations = [self.new_generation(1)]
+        self.generations: list[Generation] = []
+        self.add_generation(self.config.settings)
         self.dispatcher = Service("dispatcher", lambda link: launch.dispatcher(self, link))
         self.enforcer = Enforcer(self.board, self.pool, self.task_of)
         self.deaths = Undertaker(self.board, self.pool, [theirs for _, theirs in self.pairs], self.task_of)
@@ -104,11 +109,12 @@ class Supervisor:
 
     # What the parts ask of each other.
 
-    def new_generation(self, number: int) -> Generation:
-        """Returns a generation with the settings as they are now; its template is not started yet."""
-        return Generation(
-            number, self.config.settings, lambda generation, link: launch.template(self, generation, link)
-        )
+    def add_generation(self, settings: Settings) -> Generation:
+        """Adds a template generation with these settings; its template is started with the next round."""
+        number = self.generations[-1].number + 1 if self.generations else 1
+        made = Generation(number, settings, lambda generation, link: launch.template(self, generation, link))
+        self.generations.append(made)
+        return made
 
     @property
     def active(self) -> Generation | None:
@@ -160,38 +166,38 @@ class Supervisor:
 
     def _reap(self) -> None:
         now = time.monotonic()
-        for pid, cause in self.deaths.reap():
+        for pid, end in self.deaths.reap():
             if pid == self.dispatcher.pid:
-                self._dispatcher_died(cause, now)
+                self._dispatcher_died(end, now)
             for generation in list(self.generations):
                 if pid == generation.template.pid:
-                    self._template_died(generation, cause, now)
+                    self._template_died(generation, end, now)
         self.deaths.write()
         for generation in [g for g in self.generations if g.phase is Phase.RETIRED]:
             if not self.pool.of(generation.number) and not generation.template.pid:
                 self.generations.remove(generation)
                 generation.close()
 
-    def _dispatcher_died(self, cause: str, now: float) -> None:
+    def _dispatcher_died(self, end: Exit, now: float) -> None:
         self._hear(self.dispatcher)
         failure = self.dispatcher.failure
-        self.shutdown.dispatcher_ended(cause)
-        self.dispatcher.died(cause, now)
+        self.shutdown.dispatcher_ended(end)
+        self.dispatcher.died(end, now)
         self.lanes.forget()
         if not self.booted and failure is not None:
             self.shutdown.fail(failure.status, failure.line)
         elif self.dispatcher.backoff.hopeless:
             self.shutdown.fail(70, "the dispatcher died again and again: giving up (see the log above)")
 
-    def _template_died(self, generation: Generation, cause: str, now: float) -> None:
+    def _template_died(self, generation: Generation, end: Exit, now: float) -> None:
         self._hear(generation.template)
         failure = generation.template.failure
-        generation.template.died(cause, now)
+        generation.template.died(end, now)
         for child in self.pool.of(generation.number):
             if child.stage is Stage.ORDERED:
-                self.pool.gone(child, now)
+                self.pool.empty(child)
         if generation.phase is Phase.TRIAL or (generation.phase is Phase.LOADING and self.booted):
-            self.reload.failed(failure.line if failure else f"the template died ({cause})")
+            self.reload.failed(failure.line if failure else f"the template died ({end.words})")
         elif not self.booted and failure is not None:
             self.shutdown.fail(failure.status, failure.line)
         elif generation.template.backoff.hopeless:
@@ -220,7 +226,15 @@ class Supervisor:
     def _spawn_children(self, now: float) -> None:
         for child in self.pool.overdue(now, SPAWN_PATIENCE):
             log.error("the template did not say what became of child %d", child.slot)
-            self.pool.gone(child, now)
+            self.pool.failed(child, now)
+            self.pool.empty(child)
+        for child in self.pool.slow(now, START_PATIENCE):
+            log.warning(
+                "child %d (pid %d) has been starting for %g s: does an import or an @app.on_child_start hook hang?",
+                child.slot,
+                child.pid,
+                START_PATIENCE,
+            )
         if self.shutdown.begun:
             return
         for generation in reversed(self.generations):
@@ -234,7 +248,7 @@ class Supervisor:
         self._judge_boot()
 
     def _judge_boot(self) -> None:
-        failures, status = self.pool.backoff.failures, self.deaths.last_failure
+        failures, status = self.pool.backoff(self.generations[0].number).failures, self.deaths.last_failure
         if self.booted or not failures:
             return
         if status == 78:
@@ -271,7 +285,7 @@ class Supervisor:
     def _next_event(self, now: float) -> float:
         """Returns when the supervisor has something to do by itself: a monotonic time, possibly never."""
         waits = [service.backoff.not_before for service in self._services() if service.wanted and not service.pid]
-        waits.append(self.pool.backoff.not_before)
+        waits += [self.pool.not_before(generation.number) for generation in self.generations]
         return min([self.shutdown.next_event(now), *(at for at in waits if at > now)])
 
     def _services(self) -> list[Service]:
@@ -337,7 +351,8 @@ class Supervisor:
             return  # given up meanwhile: without an owner word it exits by itself
         if message.pid == 0 or self.deaths.forget_stranger(message.pid) is not None:
             child.pid = 0
-            self.pool.gone(child, now)
+            self.pool.failed(child, now)
+            self.pool.empty(child)
             return
         self.board.slot(child.slot)[words.OWNER] = child.pid
 

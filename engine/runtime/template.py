@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.app.app import Engine
 from engine.app.discovery import load_app
@@ -58,7 +58,7 @@ def main(birth: Birth, link: socket.socket, run_child: ChildMain) -> int:
         except ConfigError as error:
             control.tell(link, control.Failed(78, str(error)))
             return 78
-        birth = Birth(**{**birth.__dict__, "app": app})
+        birth = replace(birth, app=app)
     log_setup.configure_child(birth.settings.worker.log_level, as_json=birth.settings.worker.json_logs)
     forget_environment()
     gc.collect()

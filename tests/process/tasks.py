@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from engine import Engine, SoftTimeLimitExceeded
+from engine import Engine, SoftTimeLimitExceeded, Task
 
 app = Engine("test")
 VERSION = 1
@@ -196,3 +196,38 @@ def facts() -> dict:
 def nested(self, key: int) -> str:
     """Sends a task from inside a task."""
     return ledger.delay(key).id
+
+
+@app.task(bind=True)
+def shielded(self) -> str:
+    """Is interrupted in a shield whose body then raises."""
+    try:
+        with self.shield():
+            note("shielded")
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                time.sleep(0.01)
+            raise ValueError("the body's own")
+    except ValueError:
+        time.sleep(600)
+    return "went on"
+
+
+class Blocking(Task):
+    def on_failure(self, *args) -> None:
+        note("hook")
+        time.sleep(600)
+
+
+@app.task(base=Blocking)
+def fails_into_a_hook() -> None:
+    while True:
+        pass
+
+
+@app.task
+def breed() -> None:
+    """Starts a program that forks and forks, and dies."""
+    subprocess.Popen(["sh", "-c", "while :; do sleep 600 & done"], stderr=subprocess.DEVNULL)
+    time.sleep(0.2)
+    os._exit(3)

@@ -135,3 +135,17 @@ def test_a_child_is_replaced_after_its_number_of_tasks(site):
     runs = [pids.count(pid) for pid in dict.fromkeys(pids)]
     assert all(9 <= run <= 10 for run in runs[:-1])
     assert len(runs) >= 3
+
+
+def test_what_a_shield_held_back_is_raised_also_when_its_body_raises(up):
+    with pytest.raises(SoftTimeLimitExceeded):
+        up.get("shielded", soft_time_limit=0.3)
+
+
+def test_hooks_for_a_task_whose_child_died_have_its_limit_too(site):
+    site.engine(concurrency=1).start()
+    failing = site.send("fails_into_a_hook", time_limit=0.5)
+    with pytest.raises(TimeLimitExceeded):
+        failing.get(timeout=10)
+    wait_for(lambda: ["hook"] in site.ledger(), "the hook to run")
+    assert site.get("add", 1, 2) == 3, "the child was not held for ever"

@@ -184,3 +184,28 @@ def test_a_client_killed_while_sending_does_not_hurt(up):
         client.kill()
         client.wait()
     assert up.get("add", 2, 2) == 4
+
+
+def test_what_forks_while_it_is_killed_is_killed_too(site):
+    engine = site.engine(rest='[tasks."tasks.breed"]\nacks_late = false').start()
+    for _ in range(3):
+        with pytest.raises(WorkerLostError):
+            site.get("breed")
+    ours = {row["pid"] for row in (*engine.status()["processes"], *engine.children())}
+    wait_for(lambda: {p.pid for p in engine.processes()} <= ours, "all that was forked to be gone", 10)
+
+
+def test_a_slot_that_is_not_filled_again_does_not_tell_of_its_dead_child(up):
+    """After a reload the children sit in the upper slots, and their replacements in the lower ones."""
+    engine = up.engines[0]
+    engine.signal(signal.SIGHUP)
+    wait_for(lambda: {row["generation"] for row in engine.children()} == {2}, "the new children")
+    result = up.send("ledger", 1, 600)
+    (row,) = wait_for(lambda: engine.running("tasks.ledger"), "it to run")
+    os.kill(row["pid"], signal.SIGKILL)
+    (again,) = wait_for(
+        lambda: [r for r in engine.running("tasks.ledger") if r["pid"] not in (None, row["pid"])], "it to run again"
+    )
+    assert again["slot"] != row["slot"]
+    result.revoke(terminate=True)
+    wait_for(lambda: up.client.AsyncResult(result.id).state == "REVOKED", "the run to be interrupted")

@@ -80,3 +80,16 @@ def test_task_settings_are_read_again(up):
     wait_for(lambda: "reloaded" in engine.log, "the reload")
     result = up.send("spin")
     assert type(result.get(timeout=10, propagate=False)).__name__ == "TimeLimitExceeded"
+
+
+def test_settings_of_a_reload_that_failed_are_not_in_force(up):
+    engine = up.engines[0]
+    edit(up, "VERSION = 1", "VERSION = nonsense_that_is_not_defined")
+    text = engine.config.read_text()
+    engine.config.write_text(text.replace('dead_after = "1s"', 'dead_after = "1s"\nshutdown_timeout = "0.1s"'))
+    engine.signal(signal.SIGHUP)
+    wait_for(lambda: engine.status()["reload"]["state"] == "failed", "the reload to fail")
+    long = up.send("ledger", 1, 1.0)
+    wait_for(up.starts, "it to run")
+    assert engine.stop() == 0
+    assert long.get(timeout=5) == 1, "it had the time of the old settings"

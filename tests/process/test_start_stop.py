@@ -213,3 +213,21 @@ def test_unknown_and_broken_requests_are_answered_not_obeyed(up):
             sock.send(data)
             assert b'"ok": false' in sock.recv(65536)
     assert engine.ask("ping")["ok"]
+
+
+def test_more_children_than_descriptors_allow_is_one_line(site):
+    engine = site.engine(concurrency=4000)
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (1024, 1024))"
+    (site.folder / "sitecustomize.py").write_text(limit)
+    engine.start(wait=False)
+    assert engine.wait() == 78
+    assert "4000 children need" in engine.log
+    assert "Traceback" not in engine.log
+
+
+def test_an_app_of_thousands_of_tasks_starts(site):
+    with open(site.folder / "tasks.py", "a") as file:
+        file.write("\nfor number in range(4000):\n")
+        file.write("    app.task(name=f'package.module.a_task_with_a_rather_long_name_{number}')(lambda: number)\n")
+    site.engine().start()
+    assert site.get("add", 1, 2) == 3

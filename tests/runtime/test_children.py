@@ -25,7 +25,7 @@ def test_as_many_children_as_wanted_and_no_more():
 def test_a_dead_child_is_replaced_at_once_and_alone():
     pool = Pool(3)
     start(pool)
-    pool.gone(pool.children[1], 5.0)
+    pool.empty(pool.children[1])
     assert start(pool, now=5.0) == [1]
 
 
@@ -34,14 +34,14 @@ def test_there_is_room_for_a_second_generation_beside_the_first():
     start(pool, template=1)
     assert start(pool, template=2) == [2, 3]
     assert pool.order(3, 0.0) == [], "no slot is free"
-    pool.gone(pool.children[0], 0.0)
+    pool.empty(pool.children[0])
     assert [child.slot for child in pool.order(3, 0.0)] == [0]
 
 
 def test_the_birth_of_a_child_given_up_is_ignored():
     pool = Pool(1)
     (child,) = pool.order(1, 0.0)
-    pool.gone(child, 0.0)
+    pool.empty(child)
     assert pool.spawned(child.slot, child.spawn, 4711, 0.0) is None
 
 
@@ -55,15 +55,20 @@ def test_an_order_that_is_not_answered_is_overdue():
 def test_children_that_die_before_they_are_ready_are_spawned_later_and_later_one_at_a_time():
     pool = Pool(4)
     for child in pool.order(1, 0.0):
-        pool.gone(child, 0.0)
+        pool.failed(child, 0.0)
+        pool.empty(child)
     assert pool.order(1, 0.0) == []
+    assert len(pool.order(2, 0.0)) == 4, "another generation has its own backoff"
+    for child in pool.of(2):
+        pool.empty(child)
     assert len(pool.order(1, 100.0)) == 1
 
 
 def test_one_that_comes_up_ends_the_backoff():
     pool = Pool(2)
     for child in pool.order(1, 0.0):
-        pool.gone(child, 0.0)
+        pool.failed(child, 0.0)
+        pool.empty(child)
     assert start(pool, now=100.0) == [0]
     assert start(pool, now=100.0) == [1]
 
@@ -73,7 +78,35 @@ def test_a_child_that_worked_and_died_is_no_failure_to_start():
     for _ in range(50):
         assert start(pool, now=1.0) == [0]
         assert pool.children[0].stage is Stage.UP
-        pool.gone(pool.children[0], 1.0)
+        pool.worked()
+        pool.died_early(pool.children[0], 1.0)
+        pool.empty(pool.children[0])
+
+
+def test_children_that_die_soon_after_they_came_up_slow_the_spawning_to_one_in_a_second():
+    pool = Pool(1)
+    now = 0.0
+    spawned = 0
+    while now < 20.0:
+        for child in pool.order(1, now):
+            spawned += 1
+            pool.spawned(child.slot, child.spawn, 4711, now)
+            pool.ready(child, now)
+            pool.died_early(child, now + 0.01)
+            pool.empty(child)
+        now += 0.01
+    assert 20 < spawned < 60
+    pool.worked()
+    assert len(pool.order(1, now)) == 1
+
+
+def test_a_child_that_is_slow_to_start_is_told_of_once():
+    pool = Pool(1)
+    (child,) = pool.order(1, 0.0)
+    pool.spawned(child.slot, child.spawn, 4711, 0.0)
+    assert pool.slow(29.0, 30.0) == []
+    assert pool.slow(31.0, 30.0) == [pool.children[0]]
+    assert pool.slow(32.0, 30.0) == []
 
 
 def test_backoff_first_at_once_then_doubling_with_jitter_up_to_a_most():

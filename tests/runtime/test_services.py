@@ -1,9 +1,15 @@
 """When a service that died is started again, and when it is given up: with made-up launches and a made-up clock."""
 
+import os
 import socket
 
+from engine.app.wire import TaskInfo
 from engine.runtime import control
+from engine.runtime.processes import Exit
 from engine.runtime.services import CRASH_LIMIT, STEADY, Service
+
+KILLED = Exit(None, 9, "SIGKILL")
+ABORTED = Exit(None, 6, "SIGABRT")
 
 
 class Launches:
@@ -32,11 +38,11 @@ def started() -> tuple[Service, Launches]:
 
 def test_the_first_restart_is_at_once():
     service, launches = started()
-    service.died("exit status 70", 1.0)
+    service.died(Exit(70, None, "exit status 70"), 1.0)
     assert service.start_if_due(1.0)
     assert service.starts == 2
     launches.close()
-    service.died("SIGKILL", 2.0)
+    service.died(KILLED, 2.0)
 
 
 def test_one_that_ends_itself_again_and_again_is_started_later_and_later_and_then_given_up():
@@ -44,24 +50,65 @@ def test_one_that_ends_itself_again_and_again_is_started_later_and_later_and_the
     now = 0.0
     for _ in range(CRASH_LIMIT - 1):
         launches.ready(service)
-        service.died("exit status 70", now)
+        service.died(Exit(70, None, "exit status 70"), now)
         now += 60.0
         assert service.start_if_due(now)
     launches.ready(service)
-    service.died("exit status 70", now)
+    service.died(Exit(70, None, "exit status 70"), now)
     assert service.backoff.hopeless
     assert not service.start_if_due(now + 1e6)
     launches.close()
+
+
+def test_one_that_crashes_again_and_again_is_given_up_too():
+    service, launches = started()
+    now = 0.0
+    for _ in range(CRASH_LIMIT):
+        assert not service.backoff.hopeless
+        launches.ready(service)
+        service.died(ABORTED, now)
+        now += 60.0
+        service.start_if_due(now)
+    assert service.backoff.hopeless
+    launches.close()
+
+
+def test_one_that_says_what_cannot_be_read_is_killed(monkeypatch):
+    service, launches = started()
+    killed = []
+    monkeypatch.setattr("engine.runtime.services.os.kill", lambda pid, number: killed.append((pid, number)))
+    launches.ends[-1].send(b"\x93\x01\x02")
+    assert service.hear() == []
+    assert killed == [(101, 9)]
+    launches.close()
+    service.died(KILLED, 0.0)
+
+
+def test_what_is_too_large_for_a_packet_arrives_all_the_same():
+    service, launches = started()
+    tasks = [TaskInfo(f"package.module.a_task_with_a_rather_long_name_{number}") for number in range(5000)]
+    control.tell(launches.ends[-1], control.Ready(tasks))
+    ((heard, _),) = service.hear()
+    assert heard.tasks == tasks
+    service.tell(control.AddGeneration(1, tasks), [launches.ends[0].fileno(), launches.ends[0].fileno()])
+    message = control.hear_all(launches.ends[-1])
+    assert message is not None
+    assert message[0].tasks == tasks
+    assert len(message[1]) == 2
+    for fd in message[1]:
+        os.close(fd)
+    launches.close()
+    service.died(KILLED, 0.0)
 
 
 def test_one_that_is_killed_again_and_again_is_started_at_once_each_time():
     service, launches = started()
     for _ in range(10 * CRASH_LIMIT):
         launches.ready(service)
-        service.died("SIGKILL", 5.0)
+        service.died(KILLED, 5.0)
         assert service.start_if_due(5.0)
     launches.close()
-    service.died("SIGKILL", 5.0)
+    service.died(KILLED, 5.0)
 
 
 def test_one_that_worked_for_a_while_starts_with_a_clean_slate():
@@ -70,10 +117,10 @@ def test_one_that_worked_for_a_while_starts_with_a_clean_slate():
     for _ in range(10 * CRASH_LIMIT):
         launches.ready(service)
         now += STEADY + 1
-        service.died("exit status 70", now)
+        service.died(Exit(70, None, "exit status 70"), now)
         assert service.start_if_due(now)
     launches.close()
-    service.died("SIGKILL", now)
+    service.died(KILLED, now)
 
 
 def test_what_it_says_of_its_failure_is_kept_for_the_report():
@@ -81,7 +128,7 @@ def test_what_it_says_of_its_failure_is_kept_for_the_report():
     control.tell(launches.ends[-1], control.Failed(78, "no module 'nowhere'"))
     service.hear()
     assert service.failure == control.Failed(78, "no module 'nowhere'")
-    service.died("exit status 78", 0.1)
+    service.died(Exit(78, None, "exit status 78"), 0.1)
     launches.close()
 
 
@@ -102,12 +149,12 @@ def test_what_is_told_while_there_is_no_room_is_sent_later_with_its_descriptors(
     assert isinstance(heard[-1], control.Client)
     assert not service.has_mail
     launches.close()
-    service.died("SIGKILL", 0.0)
+    service.died(KILLED, 0.0)
 
 
 def test_a_dismissed_service_is_not_started_again():
     service, launches = started()
     service.wanted = False
-    service.died("SIGKILL", 0.0)
+    service.died(KILLED, 0.0)
     assert not service.start_if_due(100.0)
     launches.close()
