@@ -184,9 +184,7 @@ class Desk:
         """Carries out a revocation for what is in hand here."""
         ids = set(order.ids)
         dropped = self.handoff.drop_revoked(ids) + self.gate.take(lambda held: held.message.id in ids)
-        self.settler.submit(
-            [end_item(one.message, ends.revoked(one.message, one, one.info), one.delivery) for one in dropped]
-        )
+        self._end_revoked(dropped)
         if order.terminate:
             until = time.monotonic() + TERMINATE_WITHIN
             self._terminate.update(dict.fromkeys(order.ids, until))
@@ -225,7 +223,11 @@ class Desk:
             handoff.fill(max(2 * self.concurrency, self.prefetch.rate(now) // 8))
         if self._terminate:
             self._terminate_running(now)
-        full = self.draining or len(self.settler) > UNSETTLED_MOST or self.settler.bytes > UNSETTLED_BYTES
+        full = (
+            self.draining
+            or len(self.settler) + self.gate.waiting > UNSETTLED_MOST
+            or self.settler.bytes > UNSETTLED_BYTES
+        )
         self.target = 0 if full else self.prefetch.target(self.crew.idle(), now)
         self.gone = self._received - handoff.unstarted()
 
@@ -277,7 +279,17 @@ class Desk:
             held.message.task,
             held.message.id,
             Ack(held.claim),
-            then=lambda stale: self.handoff.acknowledged(held, stale),
+            then=lambda stale: self.handoff.refused(held) if stale else self._acknowledged(held),
+        )
+
+    def _acknowledged(self, held: Held) -> None:
+        self.handoff.acknowledged(held)
+        if held.revoked:
+            self._end_revoked([held])
+
+    def _end_revoked(self, held: Iterable[Held]) -> None:
+        self.settler.submit(
+            [end_item(one.message, ends.revoked(one.message, one, one.info), one.delivery) for one in held]
         )
 
     def _release_stale(self, now: float) -> None:

@@ -1,5 +1,21 @@
 """Runs in the dispatcher: the hand-off sockets, what is in them, and what waits to go in. Main lane only.
 
+A message that came here is in exactly one of these places, until its run has ended or the caller has it:
+
+- `_backlog`: not sent. It came from the broker, or was read back; it has its claim.
+- `_acking`: early-acked, and its acknowledgement is under way, as a child is idle. It has its claim until then.
+- `_ready`: not sent, and goes before the backlog. It has no claim: acknowledged already, or only hooks are to run.
+- `inflight`, by sequence: its packet was sent. It lies in a hand-off socket, or a child has it.
+
+How it comes in, moves, and leaves:
+
+- in: `add` (`_backlog`), `add_hooks` (`_ready`), `adopt` (`inflight`), `add_first` (the front of what suits it).
+- `fill`: `_backlog` or `_ready` to `inflight`; an early-acked one first from `_backlog` to `_acking`.
+- `acknowledged`: `_acking` to `_ready`, or out if it was revoked meanwhile. `refused`: out.
+- `take_back`, `retire`: what still lies in a socket, from `inflight` to the front of `_backlog` or `_ready`, in order.
+- out: `take_all`, `take_stale`, `drop_revoked` (it is the caller's), `forget` (from `_backlog`: its claim is gone).
+- out of `inflight`: whoever sees the run's end, or finds that the packet was lost with a child, pops it.
+
 Surprising facts this rests on:
 
 - The kernel gives each packet to one idle child, in order. So a sequence that is lower than one that any child has
@@ -32,7 +48,7 @@ STALE = 1.0
 class Held:
     """A message in hand: claimed, or acknowledged early, and not ended."""
 
-    __slots__ = ("acked", "came", "delivery", "end", "info", "message", "sequence")
+    __slots__ = ("acked", "came", "delivery", "end", "info", "message", "revoked", "sequence")
 
     def __init__(
         self, delivery: Delivery, message: Message, info: wire.TaskInfo | None, came: float, *, acked: bool = False
@@ -46,6 +62,8 @@ class Held:
         """Acknowledged before its start: ``delivery.claim`` means nothing any more."""
         self.end: tuple[str, bytes] | None = None
         """Only hooks are to run: (state, record body)."""
+        self.revoked = False
+        """Revoked while it was being acknowledged: it must not be handed out when it is."""
         self.sequence = 0
         """Of the packet, once it was sent."""
 
@@ -196,12 +214,16 @@ class Handoff:
         if early:
             self.acknowledge(early)
 
-    def acknowledged(self, held: Held, stale: bool) -> None:
-        """Hears that an early-acked message was acknowledged: it goes first. A stale one is another worker's."""
+    def acknowledged(self, held: Held) -> None:
+        """Hears that an early-acked message was acknowledged: it goes first, unless it was revoked meanwhile."""
         self._acking.discard(held)
-        if not stale:
-            held.acked = True
+        held.acked = True
+        if not held.revoked:
             self._ready.append(held)
+
+    def refused(self, held: Held) -> None:
+        """Hears that an early-acked message could not be acknowledged: it is another worker's."""
+        self._acking.discard(held)
 
     def take_back(self) -> None:
         """Reads everything back that no child has taken; it is sent again, under new sequences, with the next fill."""
@@ -234,7 +256,10 @@ class Handoff:
         return [held for held in self.inflight.values() if held.claim and held.claim in claims]
 
     def drop_revoked(self, ids: set[str]) -> list[Held]:
-        """Takes the unstarted messages of these ids back and returns them: they are the caller's now."""
+        """Takes the unstarted messages of these ids back and returns them: they are the caller's now. One that is being
+        acknowledged is the caller's once it `acknowledged` it."""
+        for held in self._acking:
+            held.revoked = held.revoked or held.message.id in ids
         if not any(held.message.id in ids for held in (*self._backlog, *self._ready, *self.inflight.values())):
             return []
         self.take_back()

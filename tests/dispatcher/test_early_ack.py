@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dispatcher_rig import Rig, body_of, message, pending, wait_for
+import threading
 
+from dispatcher_rig import DEADLINE, Rig, body_of, message, pending, wait_for
+
+from engine.app import commands
 from engine.contract import Record
 from engine.contract.transport import Ack, Again, Release
 from engine.runtime import control
@@ -54,6 +57,19 @@ def test_one_that_a_child_returns_unstarted_is_published_again(rig: Rig) -> None
     child.end(packet)
     rig.wait_state("a", "SUCCESS")
     assert rig.served.called("publish")
+
+
+def test_one_that_is_revoked_while_it_is_acknowledged_does_not_run(rig: Rig) -> None:
+    acknowledge = threading.Event()
+    rig.served.after = lambda method, args: acknowledge.wait(DEADLINE) and None if method == "settle" else None
+    rig.publish(message("a", "t.early"))
+    rig.wait_place("a", None)
+    rig.served.transport.broadcast(commands.encode(commands.Revoke(["a"])))
+    heard = len(rig.served.called("commands"))
+    wait_for(lambda: len(rig.served.called("commands")) > heard + 2, "the revocation to be heard")
+    acknowledge.set()
+    rig.wait_state("a", "REVOKED")
+    assert rig.take(timeout=0.1) is None
 
 
 def test_its_retry_is_published(rig: Rig) -> None:
