@@ -65,6 +65,7 @@ def test_an_async_task_has_it_too(bench: Bench) -> None:
     work.delay()
     bench.run()
     assert seen == ["after done"]
+    bench.app.child_stop()  # ends the event loop
 
 
 def test_without_django_there_is_no_commit_to_wait_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
