@@ -25,6 +25,7 @@ T = TypeVar("T")
 BULK = 500
 """Most messages in one round trip."""
 POLICY: Mapping[str, Any] = {"max_retries": 3, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
+"""How a send that fails is tried again, unless the call says otherwise. Never for ever: a send never hangs."""
 _left_behind: list[Any] = []
 """What belonged to the parent of a fork: kept, as its destructors would write to the parent's sockets."""
 
@@ -145,8 +146,9 @@ class Client:
 
 
 def policy_of(given: RetryPolicy | None) -> Mapping[str, Any]:
-    """Returns a retry policy with what it leaves out filled in."""
-    return {**POLICY, **given} if given else POLICY
+    """Returns a retry policy with what it leaves out filled in. What is None counts as left out: ``max_retries`` of
+    None, which means "for ever" elsewhere, is the default number of tries, as a send must not hang."""
+    return {**POLICY, **{name: value for name, value in (given or {}).items() if value is not None}}
 
 
 def _no_results() -> ConfigError:

@@ -180,9 +180,13 @@ def _log_stale(item: Item) -> None:
     if item.replayed:
         log.debug("settled before, by the dispatcher that died", extra=item.fields)
     elif item.started:
-        log.warning("task ran here but is another worker's now: its end was refused", extra=item.fields)
+        log.warning(
+            "task ran here but its end was refused: it is another worker's now, or was settled before, by a call whose "
+            "answer was lost",
+            extra=item.fields,
+        )
     else:
-        log.info("message is another worker's now", extra=item.fields)
+        log.info("message is another worker's now, or was settled before", extra=item.fields)
 
 
 class SettleLane(Lane):

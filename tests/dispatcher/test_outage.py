@@ -67,10 +67,22 @@ def test_what_is_no_longer_claimed_is_dropped_and_what_runs_is_refused(rig: Rig)
     rig.served.fault = lambda method, args: None
     rig.compared(before + 1)
     child.end(packet)
-    rig.logged("task ran here but is another worker's now: its end was refused [t.noop a]")
+    rig.logged("task ran here but its end was refused: it is another worker's now, or was settled before")
     assert rig.take(timeout=0.1) is None
     assert rig.state("a") is None
     wait_for(lambda: rig.unsettled_bytes() == 0, "the packet to be consumed")
+
+
+def test_an_end_that_is_settled_again_after_a_lost_answer_is_told_as_what_it_may_be(rig: Rig) -> None:
+    rig.publish(message("a"))
+    child = rig.children[0]
+    packet = child.take()
+    rig.served.after = lambda method, args: (
+        GONE if method == "settle" and len(rig.served.called("settle")) == 1 else None
+    )
+    child.end(packet)
+    rig.logged("was settled before, by a call whose answer was lost [t.noop a]")
+    assert rig.state("a") == "SUCCESS"
 
 
 def test_a_late_beat_compares_claims(make_rig: Callable[..., Rig]) -> None:

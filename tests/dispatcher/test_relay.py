@@ -13,7 +13,9 @@ import pytest
 from dispatcher_rig import DEADLINE, Rig, message, pending, wait_for
 
 from engine.app import wire
+from engine.app.client import POLICY, Client, policy_of
 from engine.app.relay import ClientCall, RelayResults, RelayTransport, SlotCall, connect_results, connect_transport
+from engine.app.settings import BrokerSection, Settings
 from engine.contract import Batch, Capabilities, Record
 from engine.errors import BrokerFull, BrokerUnavailable, TransportError
 from engine.runtime import control
@@ -215,6 +217,17 @@ def test_without_an_engine_a_client_hears_what_to_do(tmp_path: Path) -> None:
         connect_transport(tmp_path / "demo.sock")
     with pytest.raises(BrokerUnavailable, match="demo"):
         connect_results(tmp_path / "demo.sock").get(["a"])
+
+
+def test_a_send_that_is_to_be_tried_for_ever_is_tried_as_often_as_others(tmp_path: Path) -> None:
+    settings = Settings(broker=BrokerSection(url="memory://demo"))
+    client = Client(lambda: settings)
+    client.use(RelayTransport(ClientCall(tmp_path / "demo.sock")), None)
+    policy = policy_of({"max_retries": None, "interval_step": 0.0})  # type: ignore[typeddict-item]
+    with pytest.raises(BrokerUnavailable, match=r"none called 'demo' is up.*\(tried 3 times\)"):
+        client.publish([message("a").envelope()], policy)
+    assert policy_of({"max_retries": 0})["max_retries"] == 0
+    assert policy_of(None) == POLICY
 
 
 def test_a_client_connects_through_the_control_socket_and_again_after_a_loss(rig: Rig, tmp_path: Path) -> None:
