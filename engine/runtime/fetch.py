@@ -59,7 +59,7 @@ class Desk(Protocol):
         """Returns the claims of all runs that have begun and are not settled. Called in the fetch lane."""
 
     def fetched(self, held: list[Held], items: list[Item], count: int) -> None:
-        """Takes what was fetched."""
+        """Takes what was fetched: ``count`` without those that have to wait at the gate."""
 
     def suspend(self) -> None:
         """Stops handing out and reads back: claims may be gone."""
@@ -199,8 +199,10 @@ class FetchLane(Lane):
             registry = self._desk.registry or registry
             assert registry is not None, "with limit 0 nothing is fetched"
             held, items = self.filter.sort(deliveries, registry)
-            self._fetched += len(deliveries)
-            self._mailbox.post(self._desk.fetched, held, items, len(deliveries))
+            # Those that wait at the gate first keep no child busy: they must not keep others from being fetched.
+            count = sum([not delivery.gate for delivery in deliveries])
+            self._fetched += count
+            self._mailbox.post(self._desk.fetched, held, items, count)
         for command in consumer.commands():
             try:
                 order = commands.decode(command)

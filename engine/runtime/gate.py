@@ -6,7 +6,7 @@ here until it is known what became of the run before it:
 - It is in hand here: the run takes over the new claim, and its end settles it.
 - It ended here, but the settlement came too late: the new claim is settled as the old one was to be.
 - The task's record says that it ended, or was retried further: acknowledged and dropped.
-- A mark says that another worker has it, and the mark moves: look again later.
+- A mark says that another worker has it, and the mark moves, and the worker's lock is held: look again later.
 - Otherwise it runs, marked, so that others wait for us; one that is marked and came too often is a dead letter. (That
   a connection is lost is a delivery there: it says nothing of a run that goes on, nor of what was never begun.)
 
@@ -25,9 +25,10 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from engine.contract.liveness import GRACE, lock_is_free
 from engine.contract.message import Message
 from engine.contract.results import Record
-from engine.contract.transport import Ack, Again, Dead, Settlement
+from engine.contract.transport import Ack, Again, Dead, Settlement, Worker
 from engine.runtime.crew import Crew, Run
 from engine.runtime.fetch import MAX_DELIVERIES
 from engine.runtime.filters import facts_of
@@ -58,6 +59,9 @@ class Mark(msgspec.Struct, omit_defaults=True):
     retries: int | None = None
     """Of the run; None: not known, as it was begun by a dispatcher that died."""
     done: bool = False
+    lock: str = ""
+    boot_id: str = ""
+    """Of the owner, as in `Worker`: on the same host its death is seen at once."""
 
 
 class _Waiting:
@@ -78,7 +82,7 @@ class _Waiting:
 class Gate:
     """What waits, and what is known of runs whose claims were lost."""
 
-    def __init__(self, crew: Crew, handoff: Handoff, settler: Settler, worker: str, dead_after: float) -> None:
+    def __init__(self, crew: Crew, handoff: Handoff, settler: Settler, worker: Worker) -> None:
         self.active = False
         """Do the broker's claims end with the connection? If not, nothing ever waits here."""
         self.look: Look | None = None
@@ -89,8 +93,12 @@ class Gate:
         self._crew = crew
         self._handoff = handoff
         self._settler = settler
-        self._worker = worker
-        self._dead_after = dead_after
+        self._worker = worker.id
+        self._lock = worker.lock
+        self._boot_id = worker.boot_id
+        self._dead_after = worker.dead_after
+        self._unlocked: dict[str, float] = {}
+        """Owners of marks whose lock is free: since when."""
         self._waiting: dict[bytes, _Waiting] = {}
         self._lost: set[bytes] = set()
         self._swapped: dict[bytes, bytes] = {}
@@ -113,6 +121,11 @@ class Gate:
                 self._waiting[one.claim] = _Waiting(one, now)
         self._decide(now)
         return [one for one in held if not one.delivery.gate]
+
+    @property
+    def waiting(self) -> int:
+        """Returns how many wait here."""
+        return len(self._waiting)
 
     def claims(self) -> set[bytes]:
         """Returns the claims of what waits, and those that runs have taken over."""
@@ -255,11 +268,12 @@ class Gate:
                 continue
             message = waiting.held.message
             found = records.get(_mark_id(message.id))
-            verdict = judge(message, records.get(message.id), _body(found), self._worker)
-            if verdict == "wait" and found is not None:
+            mark = _body(found)
+            verdict = judge(message, records.get(message.id), mark, self._worker)
+            if verdict == "wait" and found is not None and mark is not None:
                 if found.sent != waiting.seen:
                     waiting.seen, waiting.moved = found.sent, now
-                if now - waiting.moved < self._dead_after:
+                if not self._is_dead(mark, waiting, now) and now - waiting.moved < self._dead_after:
                     continue
                 log.warning(
                     "task came again, and the worker that ran it is silent: it runs again", extra=waiting.held.fields
@@ -269,6 +283,16 @@ class Gate:
                 self._end(waiting.held, Ack(b""), "it has ended")
             else:
                 self._pass(waiting, begun=found is not None)
+
+    def _is_dead(self, mark: Mark, waiting: _Waiting, now: float) -> bool:
+        """Is the lock of this host's worker free, and was it `GRACE` seconds ago?"""
+        if mark.boot_id != self._boot_id or not lock_is_free(mark.lock):
+            self._unlocked.pop(mark.owner, None)
+            return False
+        if now - self._unlocked.setdefault(mark.owner, now) >= GRACE:
+            return True
+        waiting.look_at = now + GRACE
+        return False
 
     def _pass(self, waiting: _Waiting, *, begun: bool) -> None:
         """Lets it run, marked as ours first; not one that may have ``begun`` each of too many times."""
@@ -300,7 +324,7 @@ class Gate:
         encode = msgspec.json.encode
         self.store(
             [
-                Record(_mark_id(id), _STATE, stamp, 0, 0, encode(Mark(self._worker, retries, done)), final=done)
+                Record(_mark_id(id), _STATE, stamp, 0, 0, encode(self._mark(retries, done)), final=done)
                 for id, (retries, done) in marks.items()
             ],
             then,
@@ -308,6 +332,9 @@ class Gate:
         done = [id for id, (_, done) in marks.items() if done]
         if done:
             self._removals.append((time.monotonic() + REMEMBERED, done))
+
+    def _mark(self, retries: int | None, done: bool) -> Mark:
+        return Mark(self._worker, retries, done, self._lock, self._boot_id)
 
     def _remove(self, ids: Iterable[str]) -> None:
         """Removes marks, unless they are ours again."""
