@@ -13,6 +13,7 @@ from engine.app import codecs, registry, routing
 from engine.app.calls import check_call
 from engine.app.client import Client
 from engine.app.conf import Conf
+from engine.app.config.values import Value, convert
 from engine.app.decorator import Declares, check_free, declare
 from engine.app.eager import Watch, run_eagerly
 from engine.app.nearest import did_you_mean
@@ -25,7 +26,6 @@ from engine.app.settings import Settings, TaskSection
 from engine.app.signature import Signature
 from engine.app.task import Task as AnyTask
 from engine.app.task_modules import Modules, Packages
-from engine.app.values import Value, convert
 from engine.app.wire import TaskInfo
 from engine.contract.results import ResultBackend
 from engine.contract.transport import Transport
@@ -102,7 +102,7 @@ class Engine:
     @classmethod
     def from_toml(cls, path: str) -> Engine:
         """Makes an app with the settings of a TOML file (and of the environment). Raises ConfigError."""
-        from engine.app.config import load  # late: reading TOML takes 10 ms of every import
+        from engine.app.config.loader import load  # late: reading TOML takes 10 ms of every import
 
         settings = load(path).settings
         app = cls(settings.engine.name)
@@ -285,7 +285,7 @@ class Engine:
     def settings(self) -> Settings:
         """All settings. Read at the first use: what the code gave, ENGINE_CONFIG, ENGINE_*. Raises ConfigError."""
         if self._settings is None:
-            from engine.app.config import load  # late: reading TOML takes 10 ms of every import
+            from engine.app.config.loader import load  # late: reading TOML takes 10 ms of every import
 
             self._take(load(code=self._code).settings)
         assert self._settings is not None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 import socket
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.app.durations import seconds
+from engine.app.config.durations import seconds
 from engine.app.forks import after_fork
 from engine.app.options import CALL_NAMES, check_call_limits, check_names
 from engine.contract.message import MAX_ID

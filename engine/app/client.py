@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from engine.app.calls import new_id
+from engine.app.config.urls import redact
 from engine.app.forks import after_fork
 from engine.app.options import RetryPolicy
 from engine.app.settings import Settings
-from engine.app.urls import redact
 from engine.contract.message import Batch, Envelope
 from engine.contract.results import ResultBackend
 from engine.contract.transport import Transport

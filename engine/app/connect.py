@@ -6,7 +6,7 @@ socket of the engine that has the name of ``[engine] name``.
 
 from __future__ import annotations
 
-from engine.app.folders import socket_path
+from engine.app.config.folders import socket_path
 from engine.app.plugins import open_results, open_transport, results_class, transport_class
 from engine.app.relay import connect_results, connect_transport
 from engine.app.settings import Settings

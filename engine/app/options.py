@@ -14,10 +14,10 @@ from typing import Any, TypeAlias, TypedDict
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engine.app.durations import rate, seconds
+from engine.app.config.durations import rate, seconds
+from engine.app.config.values import Value, convert
 from engine.app.nearest import did_you_mean
 from engine.app.settings import TaskSection
-from engine.app.values import Value, convert
 from engine.contract.message import DEFAULT_QUEUE
 from engine.errors import ConfigError
 

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.app import clock, codecs
 from engine.app.calls import fields_of, moment
-from engine.app.durations import seconds
+from engine.app.config.durations import seconds
 from engine.app.options import CALL_NAMES, CodeOptions, DurationLike, Resolved, check_names
 from engine.app.parameters import Parameters
 from engine.app.sending import encode_arguments

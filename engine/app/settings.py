@@ -1,7 +1,7 @@
 """Every setting, declared once: ``Engine(...)`` arguments, TOML, environment and command line are views of these.
 
-A field's docstring is its documentation (`engine.app.reference` lists them); `engine.app.config` reads files and says
-where a value came from.
+A field's docstring is its documentation (`engine.app.config.reference` lists them); `engine.app.config.loader` reads
+files and says where a value came from.
 """
 
 from __future__ import annotations

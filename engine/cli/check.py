@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from engine.app.config import Config
+from engine.app.config.loader import Config
 from engine.cli import checks, output
 from engine.cli.checks import Finding
 from engine.cli.exits import CONFIGURATION, OK, TRY_LATER

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from engine.app.config import readable, socket_path
+from engine.app.config.loader import readable, socket_path
 from engine.app.discovery import load_app
 from engine.app.nearest import did_you_mean
 from engine.app.plugins import codecs, load_observers, open_results, open_transport

@@ -12,7 +12,7 @@ import sys
 
 import msgspec
 
-from engine.app.config import dump, restore
+from engine.app.config.loader import dump, restore
 from engine.app.discovery import load_app
 from engine.app.settings import BrokerSection, ResultsSection, Settings
 from engine.errors import ConfigError

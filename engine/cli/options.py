@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from engine.app.app import Engine
-from engine.app.config import DEFAULT_FILES, Config, load
+from engine.app.config.durations import seconds
+from engine.app.config.loader import DEFAULT_FILES, Config, load
 from engine.app.connect import transport_for
 from engine.app.discovery import load_app
-from engine.app.durations import seconds
 from engine.app.settings import Settings
 from engine.contract.transport import Transport
 

@@ -13,11 +13,11 @@ from importlib.metadata import entry_points
 from types import CodeType, ModuleType
 from typing import Any
 
+from engine.app.config.urls import redact, scheme_of
 from engine.app.nearest import did_you_mean
-from engine.app.plugin_modules import from_entry_point, from_file, implementations
 from engine.app.plugins import GROUPS, PLUGINS, RESULTS, TRANSPORTS, open_results, open_transport
+from engine.app.plugins.modules import from_entry_point, from_file, implementations
 from engine.app.settings import BrokerSection, PluginsSection, ResultsSection
-from engine.app.urls import redact, scheme_of
 from engine.cli.checks import Finding, native_threads, open_sockets
 from engine.cli.plugin_classes import codec_findings, consumer_findings, results_findings, transport_findings
 from engine.contract import ResultBackend, Transport, Worker

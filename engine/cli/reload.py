@@ -6,7 +6,7 @@ import time
 
 import click
 
-from engine.app.durations import brief
+from engine.app.config.durations import brief
 from engine.app.settings import Settings
 from engine.cli import control
 from engine.cli.options import DURATION, config_option, configuration, examples, name_option

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from engine.app.config import Config
+from engine.app.config.loader import Config
 from engine.app.connect import results_for
 from engine.cli import output
 from engine.cli.options import DURATION, broker, client_settings, config_option, configuration, examples, json_option

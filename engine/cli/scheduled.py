@@ -6,7 +6,7 @@ import time
 
 import click
 
-from engine.app.durations import brief
+from engine.app.config.durations import brief
 from engine.cli import output
 from engine.cli.options import broker, config_option, examples, json_option
 from engine.errors import TransportError

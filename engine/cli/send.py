@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from engine.app.app import Engine
-from engine.app.config import Config
+from engine.app.config.loader import Config
 from engine.app.discovery import load_app
 from engine.app.nearest import did_you_mean
 from engine.cli import output

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from engine.app.values import LOG_LEVELS
+from engine.app.config.values import LOG_LEVELS
 from engine.cli.code_settings import from_code
 from engine.cli.options import config_option, configuration, examples, name_option
 from engine.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from engine.app.durations import brief
+from engine.app.config.durations import brief
 from engine.app.settings import Settings
 from engine.cli import control, output
 from engine.cli.options import config_option, configuration, examples, json_option, name_option

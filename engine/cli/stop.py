@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from engine.app.durations import brief
+from engine.app.config.durations import brief
 from engine.cli import control
 from engine.cli.options import DURATION, config_option, configuration, examples, name_option
 from engine.errors import EngineError

@@ -1,5 +1,7 @@
-"""The processes: supervisor, dispatcher, template and children.
+"""The processes.
 
-``boot`` builds an engine, ``supervisor`` is the loop that spawns, reaps and kills, ``dispatcher`` the broker's end,
-``template`` forks, ``child`` runs tasks. ``limits`` and ``children`` hold the rules, without processes or signals.
+``boot`` makes an engine ready and becomes its supervisor. ``supervisor`` spawns, reaps and kills; ``dispatcher`` is the
+broker's end; ``child`` holds the template, which forks, and the children, which run tasks. What they share lies here:
+the ``board`` (shared memory), ``control`` (messages between them), ``spawn`` (the only fork), ``signals``, ``processes``
+(what /proc tells) and ``log`` (which never makes its writer wait).
 """

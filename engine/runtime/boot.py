@@ -17,12 +17,12 @@ from pathlib import Path
 
 from setproctitle import setproctitle
 
-from engine.app.config import Config, lock_path, runtime_dir, socket_path
+from engine.app.config.loader import Config, lock_path, runtime_dir, socket_path
 from engine.contract.transport import Worker
 from engine.errors import AlreadyRunning, ConfigError
 from engine.runtime import log as log_setup
-from engine.runtime.commands import ControlSocket
-from engine.runtime.supervisor import Plant, Supervisor
+from engine.runtime.supervisor.commands import ControlSocket
+from engine.runtime.supervisor.supervisor import Plant, Supervisor
 
 log = logging.getLogger("engine.supervisor")
 SPARE_DESCRIPTORS = 128

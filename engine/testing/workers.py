@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.app.app import Engine
-from engine.app.config import load
+from engine.app.config.loader import load
 from engine.app.connect import results_for, transport_for
 from engine.app.discovery import find_app
 from engine.testing.harness import EngineProcess, toml

@@ -12,7 +12,7 @@ from module_runs import run
 from pages import PAGE, TEMPLATE, file_of
 
 from engine import Engine
-from engine.app.config import load
+from engine.app.config.loader import load
 from engine.testing.harness import EngineProcess, wait_for
 
 TASKS = """

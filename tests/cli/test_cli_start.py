@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playground import Engine
 
-from engine.app.config import Config
+from engine.app.config.loader import Config
 from engine.runtime import boot
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.app.durations import brief, exact, rate, seconds, size
+from engine.app.config.durations import brief, exact, rate, seconds, size
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.app.config import load
+from engine.app.config.loader import load
 from engine.errors import ConfigError
 
 

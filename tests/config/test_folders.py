@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.app.folders import lock_path, runtime_dir, socket_path
+from engine.app.config.folders import lock_path, runtime_dir, socket_path
 from engine.app.settings import EngineSection, Settings
 from engine.errors import ConfigError
 

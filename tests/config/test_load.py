@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
-from engine.app.config import Config, changed, dump, load, restore
+from engine.app.config.loader import Config, changed, dump, load, restore
 from engine.app.settings import BrokerSection, Duration, EngineSection, Settings, TaskSection
 from engine.errors import ConfigError
 

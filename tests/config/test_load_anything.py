@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.app.config import Config, dump, load, restore
-from engine.app.places import line_of, places
-from engine.app.sources import all_keys, variable
+from engine.app.config.loader import Config, dump, load, restore
+from engine.app.config.places import line_of, places
+from engine.app.config.sources import all_keys, variable
 from engine.errors import ConfigError
 
 KEYS = [tuple(key.split(".")) for key in all_keys()]

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from engine.app.places import line_of, places
+from engine.app.config.places import line_of, places
 
 TEXT = """\
 # [worker] in a comment

@@ -163,7 +163,7 @@ def test_an_unknown_scheme(url: str, parts: tuple[str, ...]) -> None:
 
 def test_a_scheme_that_comes_with_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "entry_points", lambda **key: [e for e in entry_points(**key) if e.name == "memory"])
-    monkeypatch.setattr("engine.app.plugin_modules.entry_points", lambda **key: [])
+    monkeypatch.setattr("engine.app.plugins.modules.entry_points", lambda **key: [])
     assert _refusal("amqp://host").endswith("(there are memory): pip install 'prefork-engine[rabbitmq]'")
     assert _refusal("rediss://host").endswith("pip install 'prefork-engine[redis]'")
 
@@ -172,7 +172,7 @@ def test_a_scheme_that_comes_with_an_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_client_library_that_is_missing(install: Install, monkeypatch: pytest.MonkeyPatch, dist: str) -> None:
     install(dist, plugins.TRANSPORTS, {"redis": "birds"}, birds="import birdseed_client.aio\n")
     found = [e for e in entry_points(group=plugins.TRANSPORTS, name="redis") if e.value == "birds"]
-    monkeypatch.setattr("engine.app.plugin_modules.entry_points", lambda **key: found)
+    monkeypatch.setattr("engine.app.plugins.modules.entry_points", lambda **key: found)
     wanted = "'prefork-engine[redis]'" if dist == "prefork-engine" else "birdseed_client"
     assert _refusal("redis://") == f"plugin redis of {dist} needs the package birdseed_client: pip install {wanted}"
 

@@ -6,9 +6,9 @@ import re
 import tomllib
 from pathlib import Path
 
-from engine.app.config import load
-from engine.app.reference import settings
-from engine.app.sources import all_keys, variable
+from engine.app.config.loader import load
+from engine.app.config.reference import settings
+from engine.app.config.sources import all_keys, variable
 
 SHIPPED = Path(__file__).parents[2] / "conf/worker.toml"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.app.urls import readable, redact, scheme_of
+from engine.app.config.urls import readable, redact, scheme_of
 
 
 @pytest.mark.parametrize(

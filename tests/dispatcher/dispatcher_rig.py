@@ -31,8 +31,9 @@ from engine.contract import Envelope, Message, Record, Settlement, Worker
 from engine.contract.results import SUCCESS, Body
 from engine.contract.transport import Ack
 from engine.runtime import board as words
-from engine.runtime import control, dispatcher
+from engine.runtime import control
 from engine.runtime.board import Board
+from engine.runtime.dispatcher import dispatcher
 from engine.runtime.log import formatter
 
 T = TypeVar("T")

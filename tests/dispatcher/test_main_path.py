@@ -11,7 +11,7 @@ import pytest
 from dispatcher_rig import Rig, message, wait_for
 
 from engine.app import wire
-from engine.app.config import dump
+from engine.app.config.loader import dump
 from engine.contract import Batch, Envelope, Record
 from engine.contract.results import STARTED
 from engine.contract.transport import Ack, Again, Release, Settlement

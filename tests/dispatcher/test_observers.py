@@ -12,7 +12,7 @@ from dispatcher_rig import Rig, message, wait_for
 
 from engine.contract import Event, Record, hookimpl, hookspecs
 from engine.contract.transport import Again, Dead
-from engine.runtime.observers import KEPT, Observers
+from engine.runtime.dispatcher.observers import KEPT, Observers
 
 
 def test_an_observer_hears_of_every_step(make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:

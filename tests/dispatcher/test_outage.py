@@ -111,7 +111,7 @@ def test_ends_wait_for_the_result_backend(make_rig: Callable[..., Rig]) -> None:
 def test_outcomes_stay_in_their_sockets_when_too_much_waits(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runtime.desk.UNSETTLED_BYTES", 1000)
+    monkeypatch.setattr("engine.runtime.dispatcher.desk.UNSETTLED_BYTES", 1000)
     rig = make_rig().start()
     rig.publish(*[message(f"m{n}") for n in range(8)])
     child = rig.children[0]
@@ -185,7 +185,7 @@ def test_what_must_be_published_is_published_when_the_broker_is_back(rig: Rig) -
 
 def test_at_the_end_what_cannot_be_settled_is_named(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.kill()
-    monkeypatch.setattr("engine.runtime.dispatcher.GIVE_UP_AFTER", 0.3)
+    monkeypatch.setattr("engine.runtime.dispatcher.dispatcher.GIVE_UP_AFTER", 0.3)
     rig.start()
     rig.publish(message("a"))
     child = rig.children[0]

@@ -17,14 +17,14 @@ from dispatcher_rig import wait_for
 from engine.app import wire
 from engine.contract import Batch, Envelope, Record
 from engine.runtime.board import Board
-from engine.runtime.journal import Journal
-from engine.runtime.lanes import Backoff, Inbox, Mailbox, Outage
-from engine.runtime.link import Link
-from engine.runtime.prefetch import Prefetch
-from engine.runtime.publish import Ask, PublishLane
-from engine.runtime.rates import Rates
-from engine.runtime.registry import Registry
-from engine.runtime.waits import Waits
+from engine.runtime.dispatcher.journal import Journal
+from engine.runtime.dispatcher.lanes import Backoff, Inbox, Mailbox, Outage
+from engine.runtime.dispatcher.link import Link
+from engine.runtime.dispatcher.prefetch import Prefetch
+from engine.runtime.dispatcher.publish import Ask, PublishLane
+from engine.runtime.dispatcher.rates import Rates
+from engine.runtime.dispatcher.registry import Registry
+from engine.runtime.dispatcher.waits import Waits
 
 
 @pytest.fixture

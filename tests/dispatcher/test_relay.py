@@ -162,7 +162,7 @@ def test_a_client_that_does_not_read_is_dropped(rig: Rig, client: socket.socket)
 def test_a_client_with_too_much_in_flight_is_read_later(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runtime.relay.IN_FLIGHT_MOST", 100)
+    monkeypatch.setattr("engine.runtime.dispatcher.relay.IN_FLIGHT_MOST", 100)
     rig = make_rig().start()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     rig.tell(control.Client(), theirs.fileno())
@@ -183,7 +183,7 @@ def test_a_client_whose_descriptor_was_lost_harms_nobody(rig: Rig, client: socke
 
 
 def test_clients_above_the_most_are_refused(make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runtime.relay.CLIENTS_MOST", 2)
+    monkeypatch.setattr("engine.runtime.dispatcher.relay.CLIENTS_MOST", 2)
     rig = make_rig().start()
     ends: list[socket.socket] = []
     for _ in range(4):

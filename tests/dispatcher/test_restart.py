@@ -185,7 +185,7 @@ def test_a_death_that_was_not_seen_counts_at_a_shutdown_too(rig: Rig) -> None:
 
 
 def test_a_death_that_cannot_be_settled_is_left_to_other_workers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runtime.dispatcher.GIVE_UP_AFTER", 0.5)
+    monkeypatch.setattr("engine.runtime.dispatcher.dispatcher.GIVE_UP_AFTER", 0.5)
     rig.publish(message("a"))
     child = rig.children[0]
     packet = child.take()

@@ -15,9 +15,9 @@ from engine.app import wire
 from engine.contract.transport import Ack
 from engine.runtime import board as words
 from engine.runtime.board import Board
-from engine.runtime.crew import Crew, sleeps_in_receive
-from engine.runtime.handout import Held
-from engine.runtime.search import Search
+from engine.runtime.dispatcher.crew import Crew, sleeps_in_receive
+from engine.runtime.dispatcher.handout import Held
+from engine.runtime.dispatcher.search import Search
 
 
 class Reader:

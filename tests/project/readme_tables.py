@@ -6,10 +6,10 @@ import re
 
 from project_files import ROOT
 
+from engine.app.config.reference import Setting, settings
+from engine.app.config.values import toml
 from engine.app.options import Resolved
-from engine.app.reference import Setting, settings
 from engine.app.settings import Duration, Size
-from engine.app.values import toml
 from engine.cli.main import VERBS
 
 README = ROOT / "README.md"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from project_files import ROOT
 
-from engine.app.config import load
-from engine.app.durations import seconds
+from engine.app.config.durations import seconds
+from engine.app.config.loader import load
 from engine.cli.main import VERBS
-from engine.runtime.shutdown import FINISH_TIMEOUT, GRACE
+from engine.runtime.supervisor.shutdown import FINISH_TIMEOUT, GRACE
 
 UNIT = (ROOT / "conf/engine.service").read_text()
 COMPOSE = (ROOT / "conf/compose.yaml").read_text()

@@ -15,7 +15,7 @@ import pytest
 from project_files import ROOT, shown
 from readme_tables import README, TABLES, block
 
-from engine.app.config import load
+from engine.app.config.loader import load
 from engine.cli.main import VERBS
 from engine.demo.worker import Worker
 

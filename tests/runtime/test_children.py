@@ -2,7 +2,7 @@
 
 import random
 
-from engine.runtime.children import Backoff, Pool, Stage
+from engine.runtime.supervisor.children import Backoff, Pool, Stage
 
 
 def start(pool: Pool, template: int = 1, now: float = 0.0) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.runtime.commands import ControlSocket
+from engine.runtime.supervisor.commands import ControlSocket
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The rules of limits, with times made up: whom a look asks, stops or measures, and when the next look is due."""
 
-from engine.runtime import limits
 from engine.runtime.board import FOREVER, REASON_BITS, REVOKED, SHUTDOWN, SOFT
-from engine.runtime.limits import Reading
+from engine.runtime.supervisor import limits
+from engine.runtime.supervisor.limits import Reading
 
 
 def asked(generation: int, reason: int) -> int:

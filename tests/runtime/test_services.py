@@ -6,7 +6,7 @@ import socket
 from engine.app.wire import TaskInfo
 from engine.runtime import control
 from engine.runtime.processes import Exit
-from engine.runtime.services import CRASH_LIMIT, STEADY, Service
+from engine.runtime.supervisor.services import CRASH_LIMIT, STEADY, Service
 
 KILLED = Exit(None, 9, "SIGKILL")
 ABORTED = Exit(None, 6, "SIGABRT")
@@ -76,7 +76,7 @@ def test_one_that_crashes_again_and_again_is_given_up_too():
 def test_one_that_says_what_cannot_be_read_is_killed(monkeypatch):
     service, launches = started()
     killed = []
-    monkeypatch.setattr("engine.runtime.services.os.kill", lambda pid, number: killed.append((pid, number)))
+    monkeypatch.setattr("engine.runtime.supervisor.services.os.kill", lambda pid, number: killed.append((pid, number)))
     launches.ends[-1].send(b"\x93\x01\x02")
     assert service.hear() == []
     assert killed == [(101, 9)]

@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "transports")]
 import semantics_tasks  # noqa: E402 - found by the line above
 from rabbit_server import shared as shared_node  # noqa: E402 - likewise
 
-from engine.app.config import load  # noqa: E402
+from engine.app.config.loader import load  # noqa: E402
 from engine.app.results import AsyncResult  # noqa: E402
 from engine.contract.transport import DeadLetter, Found, Transport  # noqa: E402
 from engine.testing.harness import EngineProcess, toml, wait_for  # noqa: E402

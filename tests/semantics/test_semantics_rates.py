@@ -6,7 +6,7 @@ import time
 
 import semantics_tasks as tasks
 
-from engine.runtime.rates import LATE, Rates
+from engine.runtime.dispatcher.rates import LATE, Rates
 from engine.testing.harness import wait_for
 
 

@@ -11,7 +11,7 @@ import pytest
 from engine import Interrupted, SoftTimeLimitExceeded
 from engine.app import wire
 from engine.runtime.board import ASKED, REASON_BITS, REVOKED, SOFT, Board
-from engine.runtime.child_run import ChildRun
+from engine.runtime.child.child_run import ChildRun
 
 
 @pytest.fixture

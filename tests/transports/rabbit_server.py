@@ -90,9 +90,9 @@ class RabbitServer:
             cookie.chmod(0o400)
         if self._epmd is None:
             command = [need("epmd"), "-port", str(self._epmd_port), "-address", "127.0.0.1"]
-            self._epmd = subprocess.Popen(command, env=self.environment)
+            self._epmd = subprocess.Popen(command, env=self.environment, stderr=subprocess.DEVNULL)
             _wait(lambda: _listens(self._epmd_port), "epmd")
-        with (self.folder / "out").open("ab") as out:
+        with (self.folder / "out").open("wb") as out:
             self.process = subprocess.Popen(
                 [str(self._tools / "rabbitmq-server")], env=self.environment, stdin=subprocess.DEVNULL, stdout=out,
                 stderr=out, start_new_session=True,
@@ -118,6 +118,7 @@ class RabbitServer:
         assert self.process is not None
         self.process.wait()
         self.process = None
+        _wait(lambda: not _listens(self.port), "the end of RabbitMQ")
 
     def pause(self) -> None:
         """SIGSTOP: it hangs."""
@@ -144,9 +145,7 @@ class RabbitServer:
         assert self.process is not None
         ended = self.process.poll() is not None
         assert not ended, f"RabbitMQ did not come up: {(self.folder / 'out').read_text()[-2000:]}"
-        return "Starting broker... completed" in (self.folder / "out").read_text().rpartition("##  ##")[2] and _listens(
-            self.port
-        )
+        return "Starting broker... completed" in (self.folder / "out").read_text() and _listens(self.port)
 
 
 @cache

@@ -9,10 +9,11 @@ import pytest
 from rabbit_server import RabbitServer, shared
 
 from engine.contract import Dead, Envelope, QueueCounts, Release
+from engine.testing.results_suite import ResultsSuite
 from engine.testing.transport_suite import TransportSuite
 from engine.testing.transport_suite_kit import QUEUE, Rig, wait_for
 from engine.testing.transport_suite_owners import _note
-from engine_rabbitmq import RabbitTransport
+from engine_rabbitmq import RabbitResults, RabbitTransport
 
 
 @pytest.fixture
@@ -132,3 +133,14 @@ class TestRabbitTransport(TransportSuite):
     test_a_worker_that_was_taken_over_may_come_back = None
     test_the_crash_limit_makes_a_dead_letter = None
     test_a_takeover_wakes_who_waits = None
+
+
+class TestRabbitResults(ResultsSuite):
+    """The results, in streams."""
+
+    @pytest.fixture
+    def results(self, url: str) -> Iterator[RabbitResults]:
+        """The backend under test."""
+        results = RabbitResults(url, expires=60, options={})
+        yield results
+        results.close()

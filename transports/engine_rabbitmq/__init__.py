@@ -10,13 +10,20 @@
 
 from __future__ import annotations
 
-from engine.contract import Transport, hookimpl
+from engine.contract import ResultBackend, Transport, hookimpl
+from engine_rabbitmq.results import RabbitResults
 from engine_rabbitmq.transport import RabbitTransport
 
-__all__ = ["RabbitTransport", "engine_transport"]
+__all__ = ["RabbitResults", "RabbitTransport", "engine_results", "engine_transport"]
 
 
 @hookimpl
 def engine_transport(scheme: str) -> type[Transport] | None:
     """Answers for the schemes "amqp" and "amqps"."""
     return RabbitTransport if scheme in ("amqp", "amqps") else None
+
+
+@hookimpl
+def engine_results(scheme: str) -> type[ResultBackend] | None:
+    """Answers for the schemes "rpc", "amqp" and "amqps"."""
+    return RabbitResults if scheme in ("rpc", "amqp", "amqps") else None

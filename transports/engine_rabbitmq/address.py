@@ -17,6 +17,8 @@ PORTS = {"amqp": 5672, "amqps": 5671, "rpc": 5672}
 """Schemes and the ports they mean."""
 TLS = {"ca_file": str, "cert_file": str, "key_file": str}
 """Options that are files: whom to trust (not set: whom the system trusts), and who we are."""
+HEARTBEAT = 5.0
+"""Seconds between signs of life; a peer is taken for dead 5 s later (pika adds those)."""
 CONNECT_TIMEOUT = 5.0
 """Seconds for each step of connecting."""
 _DEAD_PEER = 8000
@@ -27,17 +29,17 @@ _FORM = "write amqp://user:password@host/vhost"
 class Address:
     """Where the server is, and how to connect."""
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        """Raises ConfigError for a URL or TLS file that cannot be read."""
-        parts = _split(url)
+    def __init__(self, url: str, options: Mapping[str, Any], section: str = "broker") -> None:
+        """Raises ConfigError for a URL or TLS file that cannot be read; it names the section of the settings."""
+        parts = _split(url, section)
         self.place = _redacted(parts)
         """The URL without its password."""
-        self.heartbeat = float(options.get("heartbeat", 10.0))
+        self.heartbeat = float(options.get("heartbeat", HEARTBEAT))
         if not 1 <= self.heartbeat <= 600:
-            raise ConfigError(f"heartbeat = {self.heartbeat:g}: write between 1 and 600 seconds")
+            raise ConfigError(f"[{section}] heartbeat = {self.heartbeat:g}: write between 1 and 600 seconds")
         self._parts = parts
         self._tls = _tls(options) if parts.scheme == "amqps" else None
-        self._hosts = _hosts(parts, url)
+        self._hosts = _hosts(parts, section)
 
     @property
     def vhost(self) -> str:
@@ -72,28 +74,29 @@ class Address:
         ]
 
 
-def _split(url: str) -> SplitResult:
+def _split(url: str, section: str) -> SplitResult:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ConfigError(f'url = "{url}": {error}: {_FORM}') from None
+        raise ConfigError(f"[{section}] url: {error}: {_FORM}") from None
     if parts.scheme not in PORTS or not parts.netloc:
-        raise ConfigError(f"url: {_FORM}")
+        raise ConfigError(f"[{section}] url: {_FORM}")
+    where = f"[{section}] url {_redacted(parts)}"
     if parts.query or parts.fragment:
-        raise ConfigError(f"{_redacted(parts)}: nothing may follow the vhost: options are keys of the section")
+        raise ConfigError(f"{where}: nothing may follow the vhost: options are keys of the section")
     if "/" in parts.path[1:]:
-        raise ConfigError(f"{_redacted(parts)}: a vhost with a slash is written with %2F")
+        raise ConfigError(f"{where}: a vhost with a slash in its name is written with %2F")
     return parts
 
 
-def _hosts(parts: SplitResult, url: str) -> list[tuple[str, int]]:
+def _hosts(parts: SplitResult, section: str) -> list[tuple[str, int]]:
     hosts = []
     for one in parts.netloc.rpartition("@")[2].split(","):
         try:
             split = urlsplit(f"//{one}")
             hosts.append((split.hostname or "localhost", split.port or PORTS[parts.scheme]))
         except ValueError as error:
-            raise ConfigError(f"{_redacted(parts)}: {one}: {error}: {_FORM}") from None
+            raise ConfigError(f"[{section}] url {_redacted(parts)}: {one}: {error}: {_FORM}") from None
     return hosts
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from pika import spec
+from pika import exceptions, spec
 
 from engine_rabbitmq.faults import fault
 from engine_rabbitmq.loop import ANSWER_TIMEOUT, Loop, fail
@@ -77,9 +77,11 @@ class Channel:
     def _closed(self, raw: Any, error: Exception) -> None:
         if raw is self.raw:
             self.raw = None
+        told = fault(error, self.loop.address.place)
+        refused = isinstance(error, exceptions.ChannelClosedByBroker)
         for future in list(self._running):
-            fail(future, error)
-        self.on_closed(fault(error, self.loop.address.place))
+            fail(future, error if refused else told)
+        self.on_closed(told)
 
     def _close(self) -> None:
         if self.raw is not None and self.raw.is_open:

@@ -19,6 +19,7 @@ from engine.contract import (
 )
 from engine_rabbitmq.messages import Entry, Outgoing, copy_of, dead_copy, outgoing
 from engine_rabbitmq.office import Office
+from engine_rabbitmq.sender import Sending
 from engine_rabbitmq.session import Session
 
 _COUNTED = {"nothing": (0, 0), "delivery": (1, 0), "crash": (1, 1)}
@@ -93,8 +94,7 @@ class RabbitConsumer(Consumer):
             raise session.loop.error
         stale: list[bytes] = []
         ending: dict[bytes, Entry] = {}
-        sent: list[Outgoing] = []
-        now = time.time()
+        changed: list[tuple[Entry, Settlement]] = []
         for settlement in settlements:
             claim = settlement.claim
             entry = session.held.get(claim)
@@ -103,9 +103,9 @@ class RabbitConsumer(Consumer):
                 continue
             ending[claim] = entry
             if type(settlement) is not Ack:
-                sent.append(_sent(settlement, entry, now))
-        if sent:
-            self._publish(sent, ending.values())
+                changed.append((entry, settlement))
+        if changed:
+            self._send_successors(changed)
         session.acknowledge(ending.values())
         return stale
 
@@ -119,19 +119,30 @@ class RabbitConsumer(Consumer):
             self._session = self._connect()
         return self._session
 
-    def _publish(self, sent: Sequence[Outgoing], ending: Collection[Entry]) -> None:
-        try:
-            self._office.publish(sent)
-        finally:
-            # A copy may exist from here on: should this be tried again, the next copy is marked.
-            for entry in ending:
-                entry.published = True
+    def _send_successors(self, changed: Sequence[tuple[Entry, Settlement]]) -> None:
+        """Publishes what takes the place of entries. What an earlier attempt at the same settlement has sent, or is
+        sending still, is not sent again."""
+        now = time.time()
+        new: list[tuple[Entry, Settlement]] = []
+        before: dict[Sending, None] = {}
+        for entry, settlement in changed:
+            if entry.successor is not None and entry.successor[0] == settlement:
+                before[entry.successor[1]] = None
+            else:
+                new.append((entry, settlement))
+        if new:
+            sending = Sending([_successor(settlement, entry, now) for entry, settlement in new])
+            for entry, settlement in new:
+                entry.successor = (settlement, sending)
+            before[sending] = None
+        for sending in before:
+            if len(sending.confirmed) < len(sending.items):
+                self._office.carry_out(sending)
 
 
-def _sent(settlement: Again | Release | Dead | Ack, entry: Entry, now: float) -> Outgoing:
+def _successor(settlement: Settlement, entry: Entry, now: float) -> Outgoing:
     if isinstance(settlement, Again):
-        envelope = settlement.envelope
-        return outgoing(envelope, envelope.due, now, replayed=entry.published)
+        return outgoing(settlement.envelope, settlement.envelope.due, now)
     if isinstance(settlement, Release):
         deliveries, crashes = _COUNTED[settlement.counts]
         return copy_of(entry, settlement.at, now, deliveries=deliveries, crashes=crashes)

@@ -48,11 +48,12 @@ class Grave:
 
 
 class Graves:
-    """The dead letters of some queues, over one connection."""
+    """The dead letters of some queues, or of all, over one connection."""
 
-    def __init__(self, loop: Loop, queues: Iterable[str]) -> None:
+    def __init__(self, loop: Loop, queues: Iterable[str], *, lost: bool = False) -> None:
+        """``lost``: also look at delayed messages that became due when their queue was gone."""
         self._loop = loop
-        self._queues = list(queues)
+        self._places = [names.place(queue, names.DEAD) for queue in queues] + [names.LOST] * lost
 
     def latest(self, limit: int) -> list[DeadLetter]:
         """Returns the latest of each id, latest first."""
@@ -66,8 +67,8 @@ class Graves:
             return False
 
         with self._alone():
-            for queue in self._queues:
-                self._visit(queue, keep, lambda: None)
+            for place in self._places:
+                self._visit(place, keep, lambda: None)
         return [letter for _, _, letter in heapq.nlargest(limit, found.values(), key=lambda one: one[:2])]
 
     def find(self, id: str) -> DeadLetter | None:
@@ -80,17 +81,17 @@ class Graves:
             return False
 
         with self._alone():
-            for queue in self._queues:
-                self._visit(queue, keep, lambda: None)
+            for place in self._places:
+                self._visit(place, keep, lambda: None)
         return max(found, key=lambda grave: grave.died).letter() if found else None
 
     def take(self, ids: Sequence[str], use: Callable[[list[Entry]], None]) -> int:
         """Removes those of these ids, after ``use`` was called with the latest of each; returns how many ids."""
         wanted = frozenset(ids)
         with self._alone():
-            return sum(self._take(queue, wanted, use) for queue in self._queues)
+            return sum(self._take(place, wanted, use) for place in self._places)
 
-    def _take(self, queue: str, wanted: frozenset[str], use: Callable[[list[Entry]], None]) -> int:
+    def _take(self, place: str, wanted: frozenset[str], use: Callable[[list[Entry]], None]) -> int:
         latest: dict[str, Grave] = {}
 
         def pick(grave: Grave) -> bool:
@@ -99,10 +100,10 @@ class Graves:
                 latest[id] = grave
             return id in wanted
 
-        self._visit(queue, pick, lambda: use([grave.entry for grave in latest.values()]))
+        self._visit(place, pick, lambda: use([grave.entry for grave in latest.values()]))
         return len(latest)
 
-    def _visit(self, queue: str, pick: Callable[[Grave], bool], use: Callable[[], None]) -> None:
+    def _visit(self, place: str, pick: Callable[[Grave], bool], use: Callable[[], None]) -> None:
         """Shows each dead letter of a queue; removes the picked ones once ``use`` has returned."""
         picked: list[int] = []
         seen = 0
@@ -110,11 +111,12 @@ class Graves:
         def arrived(raw: Any, method: Any, properties: Any, body: bytes) -> None:
             nonlocal seen
             seen += 1
+            queue = names.split(place)[0] if place != names.LOST else names.target(method.routing_key)
             if pick(Grave(Entry(queue, names.DEAD, method.delivery_tag, False, properties, body))):
                 picked.append(method.delivery_tag)
 
         channel = Channel(self._loop)
-        consume = {"queue": names.place(queue, names.DEAD), "on_message_callback": arrived}
+        consume = {"queue": place, "on_message_callback": arrived}
         barrier = ("basic_qos", {"prefetch_count": 0})
         try:
             channel.call_all([barrier, ("basic_consume", consume)])
@@ -170,6 +172,8 @@ def _why(entry: Entry) -> tuple[str, float]:
     last = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
     when = last.get("time")
     at = when.timestamp() if isinstance(when, datetime) else 0.0
+    if last.get("reason") == "expired":
+        return "its queue was deleted while it was delayed", at
     if last.get("reason") == "delivery_limit":
         return "delivery limit: its worker was lost too often, says RabbitMQ", at
     return f"put there by RabbitMQ or by other hands: {last.get('reason', 'no reason given')}", at

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -108,23 +109,30 @@ class Ledger:
 
 
 class Reader:
-    """Follows one stream over one connection, from its start."""
+    """Follows one stream over one connection, from its start or from ``start`` on (as x-stream-offset takes it)."""
 
-    def __init__(self, loop: Loop, stream: str, take: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, loop: Loop, stream: str, take: Callable[[bytes, Any], None], start: str | datetime = "first"
+    ) -> None:
         self._loop = loop
         self._channel = Channel(loop, lambda raw: raw.add_on_cancel_callback(self._lost))
         self._channel.on_closed = self._lost
         self._stream = stream
         self._take = take
-        """Called in the loop's thread for each entry."""
+        """Called in the loop's thread for each entry, with its body and properties."""
+        self._start = start
         self._count = 0
         self._reading = False
+        self._closing = False
 
     def read(self) -> None:
         """Returns when everything has been taken that was in the stream before this call. Not in the loop's thread."""
         if not self._reading:
-            start = {"x-stream-offset": "first"}
-            consume = {"queue": self._stream, "on_message_callback": self._on_entry, "arguments": start}
+            consume = {
+                "queue": self._stream,
+                "on_message_callback": self._on_entry,
+                "arguments": {"x-stream-offset": self._start},
+            }
             self._channel.call_all([_BARRIER, ("basic_consume", consume)])
             self._reading = True
         seen = -1
@@ -132,14 +140,19 @@ class Reader:
             seen = self._count
             self._channel.call_all([_BARRIER])
 
+    def close(self) -> None:
+        """Ends it. Any thread."""
+        self._closing = True
+        self._channel.close()
+
     def _lost(self, why: object) -> None:
-        if self._loop.error is None and not self._loop.closing:
+        if self._loop.error is None and not self._loop.closing and not self._closing:
             self._loop.abort(f"stream {self._stream} cannot be read any more: {why}")
 
     def _on_entry(self, raw: Any, method: Any, properties: Any, body: bytes) -> None:
         self._count += 1
         raw.basic_ack(method.delivery_tag)
         try:
-            self._take(body)
+            self._take(body, properties)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             log.warning("stream %s: an entry that is none of ours is passed over: %r", self._stream, body[:100])

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pika
 from pika.adapters.select_connection import IOLoop
 
-from engine.errors import BrokerUnavailable
+from engine.errors import BrokerFull, BrokerUnavailable
 from engine_rabbitmq.address import Address
 from engine_rabbitmq.faults import fault
 
@@ -87,6 +87,9 @@ class Loop:
         except TimeoutError:
             if future.done():
                 raise
+            if self.blocked_since is not None:
+                place = self.address.place
+                raise BrokerFull(f"{place}: the server refuses messages, and answers nothing meanwhile") from None
             raise self.abort(f"no answer for {timeout:g} s") from None
 
     def start(self, begin: Callable[[Future[T]], None]) -> Future[T]:

@@ -50,7 +50,7 @@ class Entry:
     """A message that the server has delivered and that is not settled."""
 
     __slots__ = ("body", "claim", "crashes", "deliveries", "gate", "headers", "id", "level", "period", "priority",
-                 "published", "queue", "tag")  # fmt: skip
+                 "queue", "successor", "tag")  # fmt: skip
 
     def __init__(self, queue: str, level: int, tag: int, redelivered: bool, properties: Any, body: bytes) -> None:
         headers: Mapping[str, Any] = properties.headers or {}
@@ -67,8 +67,8 @@ class Entry:
         """Empty while it is in no lane's hands."""
         self.period = 0
         """Under which subscription it was handed out."""
-        self.published = False
-        """Has a copy of it been sent, or tried to be?"""
+        self.successor: Any = None
+        """What was tried to be sent in its place: see `engine_rabbitmq.consumer`."""
         self.priority = level if level in names.PRIORITIES else min(9, _count(properties.priority))
         if headers:
             self.deliveries += _count(headers.get("engine-deliveries"))
@@ -87,11 +87,9 @@ class Entry:
         )
 
 
-def outgoing(envelope: Envelope, due: float | None, now: float, *, replayed: bool = False) -> Outgoing:
+def outgoing(envelope: Envelope, due: float | None, now: float) -> Outgoing:
     """Returns a new message. ``due``: when, if not now. Raises TransportError for a queue's name that cannot be."""
-    headers: dict[str, Any] = {}
-    if replayed or envelope.replayed:
-        headers["engine-replayed"] = True
+    headers: dict[str, Any] = {"engine-replayed": True} if envelope.replayed else {}
     priority = min(9, max(0, envelope.priority))
     return _addressed(envelope.id, envelope.queue, priority, priority, envelope.body, headers, due, now)
 
@@ -101,6 +99,11 @@ def copy_of(entry: Entry, at: float | None, now: float, *, deliveries: int = 0, 
     headers = _kept(entry, entry.deliveries - 1 + deliveries, entry.crashes + crashes)
     level = entry.priority if at is not None else names.FRONT
     return _addressed(entry.id, entry.queue, level, entry.priority, entry.body, headers, at, now)
+
+
+def mark_replayed(item: Outgoing) -> None:
+    """Marks a message that may have been published before."""
+    item.properties.headers = {**(item.properties.headers or {}), "engine-replayed": True}
 
 
 def revived(entry: Entry, now: float) -> Outgoing:
@@ -123,7 +126,7 @@ def _kept(entry: Entry, deliveries: int, crashes: int) -> dict[str, Any]:
         headers["engine-deliveries"] = deliveries
     if crashes > 0:
         headers["engine-crashes"] = crashes
-    if entry.gate or entry.published:
+    if entry.gate:
         headers["engine-replayed"] = True
     return headers
 

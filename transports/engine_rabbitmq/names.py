@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from zlib import crc32
 
 from engine.errors import TransportError
 
@@ -29,6 +30,8 @@ LOST = "engine.lost"
 """Exchange and queue for delayed messages whose queue is gone."""
 LOOK = "engine.look"
 """Queue that whoever looks through dead letters has for itself."""
+PARTITIONS = 16
+"""Streams of results: who waits for one result reads the stream it is in."""
 RUNGS = 34
 STEP = 0.0625
 """Seconds of the lowest rung; the whole ladder holds 34 years."""
@@ -50,6 +53,11 @@ def place(queue: str, level: int) -> str:
             "or .p1 to .p9, which name parts of a queue: choose another"
         )
     return queue + _SUFFIX[level]
+
+
+def results(id: str) -> str:
+    """Returns the stream of a task's result."""
+    return f"engine.results.{crc32(id.encode()) % PARTITIONS}"
 
 
 def rung(number: int) -> str:
@@ -85,16 +93,17 @@ def due_key(place: str) -> str:
     return "*." * RUNGS + quoted(place)
 
 
+def target(key: str) -> str:
+    """Returns the queue that a delayed message was for, by its routing key."""
+    word = key.rpartition(".")[2]
+    for char in (".", "*", "#", "%"):
+        word = word.replace(f"%{ord(char):02X}", char)
+    return split(word)[0]
+
+
 def quoted(place: str) -> str:
     """Returns a place as one word of a routing key."""
     return place.translate(_QUOTED)
-
-
-def unquoted(word: str) -> str:
-    """Returns the place that `quoted` made a word of."""
-    for char in (".", "*", "#", "%"):
-        word = word.replace(f"%{ord(char):02X}", char)
-    return word
 
 
 def split(place: str) -> tuple[str, int]:

@@ -8,10 +8,12 @@ from concurrent.futures import Future
 from itertools import takewhile
 from typing import Any
 
+import pika
+
 from engine.errors import BrokerFull, BrokerUnavailable, TransportError
 from engine_rabbitmq.channel import Channel
 from engine_rabbitmq.loop import ANSWER_TIMEOUT, Loop, fail
-from engine_rabbitmq.messages import Outgoing
+from engine_rabbitmq.messages import Outgoing, mark_replayed
 
 WINDOW = 500
 """Messages on their way that are not confirmed."""
@@ -20,6 +22,8 @@ WINDOW_BYTES = 16 * 2**20
 BLOCKED_TIMEOUT = 3.0
 """Seconds that a publish waits while the server refuses messages."""
 _LOOK = 0.25
+_PROBE = "engine.probe"
+"""A queue that does not exist."""
 
 
 class Sending:
@@ -28,6 +32,8 @@ class Sending:
     def __init__(self, items: Sequence[Outgoing]) -> None:
         self.items = items
         self.future: Future[list[int]] = Future()
+        self.sender: Any = None
+        """The `Sender` that has taken it."""
         self.confirmed: set[int] = set()
         """Positions of what the server has."""
         self.returned: list[int] = []
@@ -35,9 +41,19 @@ class Sending:
         self.next = 0
 
     @property
-    def left(self) -> list[Outgoing]:
-        """What is not known to be at the server."""
-        return [item for position, item in enumerate(self.items) if position not in self.confirmed]
+    def is_under_way(self) -> bool:
+        """Has it been sent, over a connection that is still up, and not been answered?"""
+        return self.sender is not None and not self.future.done()
+
+    def renew(self) -> None:
+        """Makes it ready for another attempt, if there was one: what the server may have is marked."""
+        if self.sender is None:
+            return
+        for position, item in enumerate(self.items):
+            if position not in self.confirmed:
+                mark_replayed(item)
+        self.future, self.sender, self.next = Future(), None, 0
+        self.returned, self.refused = [], None
 
 
 class Sender:
@@ -53,23 +69,34 @@ class Sender:
         self._tag = 0
 
     def open(self) -> None:
-        """Opens the channel. Raises BrokerUnavailable."""
+        """Opens the channel. Raises BrokerUnavailable, and BrokerFull when the server refuses messages: it says so only
+        to who has published something, so this begins with a message for nobody."""
         self._channel.call("confirm_delivery", ack_nack_callback=self._on_confirm)
+        self.send(Sending([Outgoing("", _PROBE, b"", pika.BasicProperties(), "", 0)]))
 
     def start(self, sending: Sending) -> None:
         """Begins to send, without waiting. Any thread."""
+        sending.sender = self
         if self._loop.error is not None:
             fail(sending.future, self._loop.error)
             return
         self._loop.post(lambda: self._enqueue(sending))
 
     def send(self, sending: Sending) -> list[int]:
-        """Sends, and waits. Returns the positions of those that no queue takes.
-
-        Raises BrokerUnavailable when the connection is lost, BrokerFull when the server refuses messages; then the
-        connection ends, so that nothing of it arrives later.
-        """
+        """Sends, and waits. As `wait`; what the server refuses before anything was sent will not arrive later."""
+        since = time.monotonic()
+        while self._loop.blocked_since is not None:
+            self._give_up(time.monotonic(), since)
+            time.sleep(_LOOK)
         self.start(sending)
+        return self.wait(sending)
+
+    def wait(self, sending: Sending) -> list[int]:
+        """Waits for what was started. Returns the positions of messages that no queue takes.
+
+        Raises BrokerUnavailable when the connection is lost, and BrokerFull when the server refuses messages: then they
+        are still on their way, and `wait` may be called again.
+        """
         seen, since = 0, time.monotonic()
         while True:
             try:
@@ -85,12 +112,12 @@ class Sender:
     def _give_up(self, now: float, since: float) -> None:
         blocked = self._loop.blocked_since
         place = self._loop.address.place
-        if blocked is not None and now - max(blocked, since) >= BLOCKED_TIMEOUT:
-            self._loop.abort("the server refuses messages")
-            raise BrokerFull(f"{place}: the server refuses messages, its memory or disk alarm is on: make room there")
         if self._loop.error is not None:
             raise self._loop.error
-        if now - since >= ANSWER_TIMEOUT:
+        if blocked is not None:
+            if now - max(blocked, since) >= BLOCKED_TIMEOUT:
+                raise BrokerFull(f"{place}: the server refuses messages: memory or disk alarm: make room there")
+        elif now - since >= ANSWER_TIMEOUT:
             raise self._loop.abort(f"no confirm for {ANSWER_TIMEOUT:g} s")
 
     # In the loop's thread.
@@ -106,30 +133,31 @@ class Sender:
         self._pump()
 
     def _pump(self) -> None:
-        publish = self._channel.raw.basic_publish
         pending = self._pending
         while self._queue:
             sending = self._queue[0]
-            items = sending.items
+            items, confirmed = sending.items, sending.confirmed
             while sending.next < len(items):
                 if len(pending) >= WINDOW or self._bytes >= WINDOW_BYTES:
                     return
-                item = items[sending.next]
-                try:
-                    publish(item.exchange, item.key, item.body, item.properties, mandatory=True)
-                except Exception as error:  # noqa: BLE001 - pika cannot encode this message: the others go on
-                    fail(
-                        sending.future,
-                        TransportError(f"message {item.properties.message_id!r} cannot be sent: {error}"),
-                    )
+                if sending.next not in confirmed and not self._publish(sending, items[sending.next]):
                     break
-                self._tag += 1
-                self._bytes += len(item.body)
-                pending[self._tag] = (sending, sending.next)
                 sending.next += 1
             self._queue.pop(0)
-            if not items:
+            if len(confirmed) == len(items) and not sending.future.done():
                 sending.future.set_result([])
+
+    def _publish(self, sending: Sending, item: Outgoing) -> bool:
+        try:
+            self._channel.raw.basic_publish(item.exchange, item.key, item.body, item.properties, mandatory=True)
+        except Exception as error:  # noqa: BLE001 - pika cannot encode this message: the others go on
+            name = item.properties.message_id
+            fail(sending.future, TransportError(f"message {name!r} cannot be sent: {error}"))
+            return False
+        self._tag += 1
+        self._bytes += len(item.body)
+        self._pending[self._tag] = (sending, sending.next)
+        return True
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
@@ -154,16 +182,10 @@ class Sender:
             sending.refused = item.key
         else:
             sending.confirmed.add(position)
-        if sending.refused is not None or len(sending.confirmed) == len(sending.items):
-            self._finish(sending)
-
-    def _finish(self, sending: Sending) -> None:
         if sending.refused is not None:
-            error = (
-                f"{self._loop.address.place}: queue {sending.refused!r} refuses messages, its length limit is reached"
-            )
-            fail(sending.future, BrokerFull(error))
-        elif not sending.future.done():
+            place = self._loop.address.place
+            fail(sending.future, BrokerFull(f"{place}: queue {sending.refused!r} has reached its length limit"))
+        elif len(sending.confirmed) == len(sending.items) and not sending.future.done():
             sending.future.set_result(sorted(sending.returned))
 
     def _on_return(self, raw: Any, method: Any, properties: Any, body: bytes) -> None:

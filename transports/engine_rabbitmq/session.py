@@ -330,12 +330,12 @@ class Session:
         with self.ready:
             self.ready.notify_all()
 
-    def _on_fact(self, entry: bytes) -> None:
+    def _on_fact(self, entry: bytes, properties: Any) -> None:
         learn(self._ledger, entry)
         if self._ledger.version != self._version:
             self._mark_stale()
 
-    def _on_order(self, entry: bytes) -> None:
+    def _on_order(self, entry: bytes, properties: Any) -> None:
         order = _order.decode(entry)
         if order.ids:
             self._ledger.revoke(order.ids, order.until)
@@ -406,7 +406,5 @@ class Session:
         ordered = sorted(entries, key=lambda entry: entry.tag)
         now = time.time()
         copies = [copy_of(entry, None, now) for entry in ordered]
-        for entry in ordered:
-            entry.published = True
         self._office.publish(copies)
         self.acknowledge(ordered)

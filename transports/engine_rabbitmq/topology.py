@@ -24,6 +24,10 @@ DELIVERY_LIMIT = 100
 _UNLIMITED = 2**31 - 1
 _REVOCATIONS = 64 * 2**20
 _SEGMENT = 4 * 2**20
+RESULTS_DAYS = 7
+"""Days for which a stream keeps results, whatever they say of themselves."""
+_RESULTS = 256 * 2**20
+_RESULTS_SEGMENT = 16 * 2**20
 _DIFFERS = 406
 _CONSUMER_TIMEOUT_SINCE = (3, 12)
 
@@ -39,6 +43,7 @@ class Topology:
         self._places: set[str] = set()
         self._rungs = 0
         self._has_streams = False
+        self._results: set[str] = set()
         self.notes: list[str] = []
         """What was found to be declared otherwise."""
 
@@ -49,6 +54,22 @@ class Topology:
             self._declare([(names.QUEUES, {"x-queue-type": "stream"})])
             self._declare([(names.REVOKED, {"x-queue-type": "stream", **sized})])
             self._has_streams = True
+
+    def results(self, stream: str) -> None:
+        """Declares a stream of results, if this connection has not yet."""
+        if stream not in self._results:
+            arguments = {
+                "x-queue-type": "stream",
+                "x-max-age": f"{RESULTS_DAYS}D",
+                "x-max-length-bytes": _RESULTS,
+                "x-stream-max-segment-size-bytes": _RESULTS_SEGMENT,
+            }
+            self._declare([(stream, arguments)])
+            self._results.add(stream)
+
+    def forget_results(self) -> None:
+        """Says that a stream of results is gone."""
+        self._results.clear()
 
     def places(self, places: Iterable[tuple[str, int]], *, again: bool = False) -> None:
         """Declares levels of queues, if this connection has not yet, or ``again``."""

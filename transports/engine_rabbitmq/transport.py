@@ -35,6 +35,7 @@ from engine_rabbitmq.journals import Fact, Ledger, Order
 from engine_rabbitmq.loop import Loop
 from engine_rabbitmq.messages import outgoing, revived
 from engine_rabbitmq.office import Office
+from engine_rabbitmq.results import FRESH
 from engine_rabbitmq.sender import Sending
 from engine_rabbitmq.session import Session
 from engine_rabbitmq.topology import Topology, server_version
@@ -82,27 +83,27 @@ class RabbitTransport(Transport):
         self._office = Office(self._address, self._topology, self._ledger)
         self._sessions: dict[str, Session] = {}
         self._opening = threading.Lock()
-        self._failed: OrderedDict[str, tuple[int, set[int]]] = OrderedDict()
+        self._failed: OrderedDict[str, tuple[int, Sending]] = OrderedDict()
         self._pid = os.getpid()
 
     def publish(self, envelopes: Sequence[Envelope], *, batch: Batch | None = None) -> None:
-        """See `Transport.publish`. A repeated batch is sent without what was confirmed before, and marked."""
-        number, done = self._failed.get(batch.producer, (None, set())) if batch is not None else (None, set())
-        repeated = batch is not None and number == batch.number
-        now = time.time()
-        positions = [position for position in range(len(envelopes)) if not repeated or position not in done]
-        items = [outgoing(envelopes[n], envelopes[n].due, now, replayed=repeated) for n in positions]
-        sending = Sending(items)
+        """See `Transport.publish`. A repeated batch goes on where the attempt before it failed."""
+        FRESH.note(envelope.id for envelope in envelopes)
+        before = self._failed.pop(batch.producer, None) if batch is not None else None
+        if before is not None and batch is not None and before[0] == batch.number:
+            sending = before[1]
+        else:
+            now = time.time()
+            sending = Sending([outgoing(envelope, envelope.due, now) for envelope in envelopes])
         try:
-            if items:
+            if envelopes:
                 self._office.carry_out(sending)
-        except Exception:
+        except BaseException:
             if batch is not None:
-                confirmed = {positions[n] for n in sending.confirmed}
-                self._remember(batch, confirmed | done if repeated else confirmed)
+                self._failed[batch.producer] = (batch.number, sending)
+                while len(self._failed) > _PRODUCERS:
+                    self._failed.popitem(last=False)
             raise
-        if batch is not None:
-            self._failed.pop(batch.producer, None)
 
     def consume(self, queues: Sequence[str], worker: Worker) -> Consumer:
         """See `Transport.consume`."""
@@ -113,9 +114,9 @@ class RabbitTransport(Transport):
     def counts(self, queues: Sequence[str] | None = None) -> Mapping[str, QueueCounts]:
         """See `Transport.counts`. Of what is claimed it knows this process's part; what is delayed lies in the ladder,
         uncounted."""
-        line = self._office.look()
+        view = self._office.look()
         wanted = list(queues) if queues is not None else self._ledger.queues()
-        sizes = _sizes(line.loop, [place for queue in wanted for place in self._places(queue)])
+        sizes = _sizes(view.loop, [place for queue in wanted for place in self._places(queue)])
         waiting: dict[str, int] = {}
         held: dict[str, int] = {}
         for session in self._living():
@@ -158,13 +159,13 @@ class RabbitTransport(Transport):
 
     def purge(self, queue: str) -> int:
         """See `Transport.purge`. What is delayed is dropped when it is due, and not counted here."""
-        line = self._office.look()
+        view = self._office.look()
         if self._ledger.queue(queue) is None:
             return 0
         self._office.tell(Fact(queue, purged=time.time()))
         count = sum(session.purge(queue) for session in self._living())
         places = [place for place in self._places(queue) if not place.endswith(".dead")]
-        return count + sum(_each(line.loop, "queue_purge", places))
+        return count + sum(_each(view.loop, "queue_purge", places))
 
     def pause(self, queue: str, paused: bool) -> None:
         """See `Transport.pause`."""
@@ -181,14 +182,14 @@ class RabbitTransport(Transport):
     def check(self) -> Sequence[str]:
         """See `Transport.check`."""
         try:
-            line = self._office.look()
+            view = self._office.look()
         except Refused as error:
             raise ConfigError(str(error)) from error
-        version = server_version(line.loop)
+        version = server_version(view.loop)
         if version and version < OLDEST:
             shown = ".".join(map(str, version))
             raise ConfigError(f"{self._address.place}: RabbitMQ {shown} is too old: 3.10 or later is needed")
-        return [*line.topology.notes, *self._timeout_notes(version)]
+        return [*view.topology.notes, *self._timeout_notes(version)]
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -220,16 +221,10 @@ class RabbitTransport(Transport):
     def _living(self) -> list[Session]:
         return [session for session in list(self._sessions.values()) if session.loop.error is None]
 
-    def _remember(self, batch: Batch, confirmed: set[int]) -> None:
-        self._failed[batch.producer] = (batch.number, confirmed)
-        self._failed.move_to_end(batch.producer)
-        while len(self._failed) > _PRODUCERS:
-            self._failed.popitem(last=False)
-
     def _graves(self, queue: str | None = None) -> Graves:
-        line = self._office.look()
+        view = self._office.look()
         queues = self._ledger.queues() if queue is None else [queue] if self._ledger.queue(queue) else []
-        return Graves(line.loop, queues)
+        return Graves(view.loop, queues, lost=queue is None)
 
     def _places(self, queue: str) -> list[str]:
         known = self._ledger.queue(queue)

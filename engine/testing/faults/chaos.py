@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.app.config import load
+from engine.app.config.loader import load
 from engine.app.connect import results_for, transport_for
 from engine.contract.results import SUCCESS, Record, ResultBackend
 from engine.errors import BrokerUnavailable, ConfigError

@@ -1,0 +1,1 @@
+"""The template, which imports the app and forks, and the children, which run tasks."""

@@ -1,0 +1,157 @@
+"""Runs in the dispatcher: tells observers what happened, in a thread of their own that nothing waits for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+import pluggy
+
+from engine.contract.events import Event, Kind
+from engine.contract.results import FAILURE, REVOKED, STARTED, SUCCESS
+from engine.contract.transport import Again, Dead, Release, Settlement
+from engine.runtime.dispatcher.handout import Held
+from engine.runtime.dispatcher.settle import Item
+
+log = logging.getLogger("engine.dispatcher")
+
+KEPT = 10_000
+"""Events that wait for slow observers; further ones are dropped, and counted."""
+AT_ONCE = 500
+TAKES_AT_MOST = 5.0
+"""Seconds that observers get for the rest when the dispatcher ends."""
+
+
+class Observers:
+    """The enabled plugins that want to hear of tasks. Any thread may tell."""
+
+    def __init__(self, plugins: pluggy.PluginManager, name: str, worker: str) -> None:
+        self._plugins = plugins
+        self._who = {"name": name, "worker": worker}
+        self._events: deque[Event] = deque()
+        self._dropped = 0
+        self._some = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine-observers", daemon=True)
+
+    @staticmethod
+    def wanted(plugins: pluggy.PluginManager) -> bool:
+        """Does any plugin implement a hook that is called here?"""
+        hooks = (plugins.hook.engine_worker_start, plugins.hook.engine_worker_stop, plugins.hook.engine_events)
+        return any(hook.get_hookimpls() for hook in hooks)
+
+    def start(self) -> None:
+        """Starts the thread, which first says that the worker starts."""
+        self._thread.start()
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Takes events, as far as there is room."""
+        room = max(0, KEPT - len(self._events))
+        self._events.extend(events[:room])
+        self._dropped += max(0, len(events) - room)
+        self._some.set()
+
+    def stop(self) -> None:
+        """Lets the observers hear the rest and the worker's end, for a few seconds at most."""
+        self._stopping = True
+        self._some.set()
+        self._thread.join(TAKES_AT_MOST)
+
+    def _run(self) -> None:
+        self._call(self._plugins.hook.engine_worker_start, **self._who)
+        while True:
+            self._some.wait()
+            self._some.clear()
+            while self._events:
+                self._pass_on()
+            if self._stopping and not self._events:
+                break
+        self._call(self._plugins.hook.engine_worker_stop, **self._who)
+
+    def _pass_on(self) -> None:
+        events = [self._events.popleft() for _ in range(min(AT_ONCE, len(self._events)))]
+        if self._dropped:
+            count, self._dropped = self._dropped, 0
+            log.warning("observers are too slow: %d events were dropped", count)
+        self._call(self._plugins.hook.engine_events, events=events)
+
+    def _call(self, hook: pluggy.HookCaller, **arguments: object) -> None:
+        # One by one: an implementation that raises must not keep the others from hearing.
+        for one in hook.get_hookimpls():
+            others = [impl.plugin for impl in hook.get_hookimpls() if impl is not one]
+            try:
+                self._plugins.subset_hook_caller(hook.name, others)(**arguments)
+            except Exception:  # observers must not be able to stop anything
+                log.exception("plugin %s: %s failed", one.plugin_name, hook.name)
+
+
+class Told:
+    """Makes events of what the dispatcher does."""
+
+    def __init__(self, observers: Observers) -> None:
+        self._observers = observers
+
+    def received(self, held: Sequence[Held]) -> None:
+        """Hears of messages that were fetched."""
+        now = time.time()
+        self._observers.tell(
+            [
+                Event(
+                    "received",
+                    now,
+                    one.message.task,
+                    one.message.id,
+                    one.delivery.queue,
+                    one.message.retries,
+                    one.delivery.deliveries,
+                )
+                for one in held
+            ]
+        )
+
+    def settled(self, items: Sequence[Item]) -> None:
+        """Hears of ends that were settled, and of records on the way."""
+        now = time.time()
+        self._observers.tell([event for item in items for event in events_of(item, now)])
+
+
+def events_of(item: Item, now: float) -> list[Event]:
+    """Returns what an item means for observers: nothing for the acknowledgement of what is about to start."""
+    outcome, record, end = item.outcome, item.record, item.end
+    if outcome is not None:
+        common = (outcome.task, outcome.id, outcome.queue, outcome.retries, outcome.deliveries)
+        kind = _kind(outcome.settlement, outcome.state)
+        ended = [Event(kind, now, *common, runtime=outcome.runtime, reason=outcome.reason)] if kind else []
+        return [Event("started", now - outcome.runtime, *common), *ended] if outcome.started else ended
+    if item.facts is not None and item.settlement is not None:
+        kind = _kind(item.settlement, "" if end is None else end.state)
+        reason = None if end is None else end.reason
+        return [Event(kind, now, item.task, item.id, *item.facts, reason=reason)] if kind else []
+    if record is not None and record.state == STARTED:
+        task = _named(record.body).task
+        return [Event("started", now, task, record.id, retries=record.retries, deliveries=record.deliveries)]
+    return []
+
+
+def _kind(settlement: Settlement, state: str) -> Kind | None:
+    if isinstance(settlement, Dead):
+        return "dead"
+    if isinstance(settlement, Again):
+        return "retried"
+    if isinstance(settlement, Release):
+        return "lost" if settlement.counts == "crash" else "released"
+    return _KINDS.get(state)
+
+
+class _Named(msgspec.Struct):
+    """What is read of a record's body."""
+
+    task: str = ""
+
+
+_named = msgspec.json.Decoder(_Named).decode
+_KINDS: dict[str, Kind] = {SUCCESS: "succeeded", FAILURE: "failed", REVOKED: "revoked"}

@@ -1,0 +1,345 @@
+"""Runs in the dispatcher: reads the outcome sockets, and sees to what lies in them. Main lane."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from engine.app import ends, wire
+from engine.contract.message import Message
+from engine.contract.transport import Delivery, Reconciled, Release
+from engine.errors import MessageError
+from engine.runtime.dispatcher import attribution
+from engine.runtime.dispatcher.crew import Run
+from engine.runtime.dispatcher.desk import Desk
+from engine.runtime.dispatcher.filters import facts_of
+from engine.runtime.dispatcher.handout import Held
+from engine.runtime.dispatcher.journal import Entry, Journal
+from engine.runtime.dispatcher.relay import Children
+from engine.runtime.dispatcher.search import Search
+from engine.runtime.dispatcher.settle import Item
+
+log = logging.getLogger("engine.dispatcher")
+
+
+class Outcomes:
+    """The journals of all slots, and what becomes of their packets."""
+
+    def __init__(
+        self, sockets: Sequence[socket.socket], desk: Desk, children: Children, max_crashes: int, worker: str
+    ) -> None:
+        self.journals = [Journal(slot, sock) for slot, sock in enumerate(sockets)]
+        self.max_crashes = max_crashes
+        self.on_registry: Callable[[wire.Registry], None] = lambda packet: None
+        self._desk = desk
+        self._children = children
+        self._worker = worker
+        self._items: list[Item] = []
+        self._ended = 0
+        self._replaying = False
+        self._unread: set[Journal] = set()
+        self._stacks: dict[int, tuple[Entry, wire.Stack]] = {}
+        """By slot: where the run in hand was at its soft limit."""
+        self._searches: list[tuple[Search, Entry | None]] = []
+        self._inherited: dict[bytes, Run] = {}
+        """Runs that an earlier dispatcher began, by claim: their deliveries come with the reconciliation."""
+        self._deferred: list[tuple[Entry, wire.Death]] = []
+        """Deaths of such runs."""
+        self._inheriting = False
+        """Until claims were compared with the broker: a run that is not in the table may be an earlier dispatcher's."""
+
+    # At the start.
+
+    def inherit(self) -> None:
+        """Takes over what an earlier dispatcher left: packets that no child has taken, and runs that go on."""
+        desk = self._desk
+        self._inheriting = True
+        desk.handoff.add_first(filter(None, [self._leftover(packet) for packet in desk.handoff.read_leftovers()]))
+        self._searches.append((Search(desk.crew, desk.handoff.inflight), None))
+        # The board before the sockets: what is on it now is in a socket later, not the other way round.
+        self.adopt_runs()
+        self._replaying = True
+        for journal in self.journals:
+            self._replay(journal)
+        self._replaying = False
+        self.flush()
+
+    def adopt_runs(self) -> None:
+        """Puts runs on the board that an earlier dispatcher began on the list of those to adopt."""
+        desk = self._desk
+        for run in desk.crew.running():
+            if run.sequence in desk.handoff.inflight or desk.crew.ended[run.slot] >= run.sequence:
+                continue
+            if run.claim:
+                self._inherited[run.claim] = run
+            else:
+                desk.handoff.adopt(self._early_run(run), run.sequence)
+
+    def unknown_claims(self) -> set[bytes]:
+        """Returns the claims of runs that are to be adopted, or died before they were."""
+        self.adopt_runs()
+        return {*self._inherited, *(death.claim for _, death in self._deferred)}
+
+    def reconciled(self, result: Reconciled) -> None:
+        """Adopts runs, now that their deliveries are known, and sees to the deaths among them."""
+        self._inheriting = False
+        inherited, self._inherited = self._inherited, {}
+        deaths = {death.claim: death.sequence for _, death in self._deferred}
+        for delivery in result.held if inherited or deaths else ():
+            run = inherited.get(delivery.claim)
+            if run is not None and self._desk.crew.ended[run.slot] < run.sequence:
+                self._adopt(delivery, run.sequence)
+            elif delivery.claim in deaths:
+                self._adopt(delivery, deaths[delivery.claim])
+        deferred, self._deferred = self._deferred, []
+        for entry, death in deferred:
+            self._died_running(entry, death)
+        self.flush()
+
+    # At each turn.
+
+    def read(self, journal: Journal) -> None:
+        """Sees to what came in one slot's socket, unless too much waits already: then later."""
+        if self._desk.overfull:
+            self._unread.add(journal)
+        else:
+            self._take_in(journal)
+
+    def read_unread(self) -> None:
+        """Sees to what had to wait, once there is room."""
+        if self._unread and not self._desk.overfull:
+            unread, self._unread = self._unread, set()
+            for journal in unread:
+                self.read(journal)
+
+    def read_all(self) -> None:
+        """Sees to what came in any slot's socket, however much waits."""
+        for journal in self.journals:
+            self._take_in(journal)
+        self.flush()
+
+    def flush(self) -> None:
+        """Hands over what is to be settled, in one go."""
+        if self._items:
+            items, self._items = self._items, []
+            self._desk.settler.submit(items)
+        if self._ended:
+            count, self._ended = self._ended, 0
+            self._desk.prefetch.ended(count, time.monotonic())
+
+    @property
+    def searching(self) -> bool:
+        """Is a search under way? Then the main loop looks again soon."""
+        return bool(self._searches)
+
+    @property
+    def unclear(self) -> bool:
+        """Is it open which runs an earlier dispatcher began, or what a child had in hand that died waiting?"""
+        return self._inheriting or self.searching
+
+    def deferred(self) -> Sequence[wire.Death]:
+        """Returns the deaths that are settled once the runs are known that an earlier dispatcher began."""
+        return [death for _, death in self._deferred]
+
+    def search(self) -> None:
+        """Concludes the searches that can be."""
+        for one in [one for one in self._searches if one[0].decided()]:
+            self._searches.remove(one)
+            search, entry = one
+            lost = search.conclude(self.read_all)
+            if entry is None:
+                self._desk.knows_all = True
+            else:
+                self._hand_out_again(lost)
+                entry.done = True
+                entry.journal.consume()
+
+    # Packets.
+
+    def _take_in(self, journal: Journal) -> None:
+        for entry, packet in journal.read():
+            self._see(entry, packet)
+
+    def _see(self, entry: Entry, packet: object) -> None:
+        if type(packet) is wire.Outcome:
+            self._outcome(entry, packet)
+        elif type(packet) is wire.Stored:
+            self._items.append(Item("", packet.record.id, None, record=packet.record, entry=entry))
+        elif type(packet) is wire.Request:
+            self._children.ask(entry.journal.slot, entry, packet)
+        elif type(packet) is wire.Death:
+            self._death(entry, packet)
+        elif type(packet) is wire.Stack:
+            self._stack_of(entry, packet.sequence)  # one that nothing followed
+            self._stacks[entry.journal.slot] = (entry, packet)
+        else:
+            if type(packet) is wire.Registry:
+                self.on_registry(packet)
+            else:
+                log.error("child %d sent what only the dispatcher sends: %.200r", entry.journal.slot, packet)
+            entry.done = True
+            entry.journal.consume()
+
+    def _replay(self, journal: Journal) -> None:
+        """Sees to what an earlier dispatcher left in a socket. A request behind which its task's end lies is answered:
+        nobody waits for it any more."""
+        packets = journal.read()
+        last_end = max(
+            (index for index, (_, packet) in enumerate(packets) if type(packet) in (wire.Outcome, wire.Death)),
+            default=-1,
+        )
+        for index, (entry, packet) in enumerate(packets):
+            if type(packet) is wire.Request and index < last_end:
+                entry.done = True
+            else:
+                self._see(entry, packet)
+        journal.consume()
+
+    def _outcome(self, entry: Entry, outcome: wire.Outcome) -> None:
+        desk = self._desk
+        sequence = outcome.sequence
+        held = desk.handoff.inflight.pop(sequence, None)
+        desk.crew.end(entry.journal.slot, sequence)
+        self._ended += 1
+        if self._stacks:
+            self._stack_of(entry, sequence)
+        settlement = outcome.settlement
+        if held is not None and settlement.claim != held.claim and held.end is None:
+            self._forged(entry, held)
+            return
+        if type(settlement) is Release and not settlement.claim and not outcome.started and held is not None:
+            # It was acknowledged, and came back unstarted: somebody else is to have it.
+            item = Item(outcome.task, outcome.id, None, entry=entry)
+            desk.publish_again(held, lambda: desk.settler.pass_on(item))
+            return
+        self._items.append(
+            Item(
+                outcome.task,
+                outcome.id,
+                settlement,
+                entry=entry,
+                started=outcome.started,
+                outcome=outcome,
+                sequence=sequence,
+                replayed=self._replaying,
+            )
+        )
+
+    def _forged(self, entry: Entry, held: Held) -> None:
+        """A child may spoil its own task, but not end another: its task counts as crashed."""
+        log.error("child %d reported the end of what it did not run", entry.journal.slot, extra=held.fields)
+        end = ends.lost(held.message, held, held.info, "a forged outcome", self.max_crashes, worker=self._worker)
+        self._items.append(_ended(held, end, entry))
+
+    # Deaths.
+
+    def _death(self, entry: Entry, death: wire.Death) -> None:
+        self._children.died(entry.journal.slot)
+        desk = self._desk
+        if death.sequence == 0:
+            desk.handoff.take_back()
+            self._searches.append((Search(desk.crew, desk.handoff.inflight), entry))
+        elif desk.crew.ended[entry.journal.slot] >= death.sequence:
+            self._done(entry)  # its outcome lies before its death, and counts
+        elif death.sequence in desk.handoff.inflight or not self._inheriting:
+            self._died_running(entry, death)
+        else:
+            self._deferred.append((entry, death))
+
+    def _died_running(self, entry: Entry, death: wire.Death) -> None:
+        desk = self._desk
+        desk.crew.end(entry.journal.slot, death.sequence)
+        held = desk.handoff.inflight.pop(death.sequence, None)
+        if held is None and not death.claim:
+            held = self._early_run(Run(death.slot, death.sequence, b"", death.id, death.generation, -1))
+        if held is None:
+            log.warning("its child died (%s), but it is another worker's now", death.cause, extra={"task_id": death.id})
+            self._done(entry)
+            return
+        if held.end is not None:
+            log.error("hooks are lost: the child that ran them died: %s", death.cause, extra=held.fields)
+            self._done(entry)
+            return
+        if (stack := self._stack_of(entry, death.sequence)) is not None:
+            death = msgspec.structs.replace(death, stack=stack)
+        end = attribution.judge(death, held, self.max_crashes, self._worker)
+        attribution.tell(death, held, end)
+        self._items.append(_ended(held, end, entry, sequence=death.sequence, replayed=self._replaying))
+        desk.run_hooks(held, end)
+
+    def _stack_of(self, entry: Entry, sequence: int) -> str | None:
+        """Returns the stack that was told of a run which has ended; its packet is done with, too."""
+        told, packet = self._stacks.pop(entry.journal.slot, (None, None))
+        if told is None or packet is None:
+            return None
+        told.done = True
+        return packet.text if packet.sequence == sequence else None
+
+    def _hand_out_again(self, sequences: list[int]) -> None:
+        """Hands out again what a child took with it that died waiting: it was never started, and counts nothing."""
+        inflight = self._desk.handoff.inflight
+        taken = [inflight.pop(sequence) for sequence in sequences]
+        for held in taken:
+            log.warning("task was taken by a child that died before it started it: handed out again", extra=held.fields)
+        self._desk.handoff.add_first(taken)
+
+    def _done(self, entry: Entry) -> None:
+        entry.done = True
+        entry.journal.consume()
+
+    # What an earlier dispatcher knew.
+
+    def _leftover(self, packet: wire.Handout) -> Held | None:
+        delivery = Delivery(
+            id="",
+            queue=packet.queue,
+            body=packet.body,
+            claim=packet.claim,
+            deliveries=packet.deliveries,
+            crashes=packet.crashes,
+        )
+        held = self._held(delivery)
+        if held is not None:
+            held.end = packet.end
+        return held
+
+    def _adopt(self, delivery: Delivery, sequence: int) -> None:
+        held = self._held(delivery)
+        if held is not None:
+            self._desk.handoff.adopt(held, sequence)
+
+    def _held(self, delivery: Delivery) -> Held | None:
+        try:
+            message = Message.decode(delivery.body)
+        except MessageError:
+            return None  # a child has it, or had it, and says so itself
+        registry = self._desk.registry
+        info = None if registry is None else registry.find(message.task)
+        return Held(delivery, message, info, time.monotonic(), acked=not delivery.claim)
+
+    def _early_run(self, run: Run) -> Held:
+        """Returns what stands for a run of an acknowledged message, of which only the board tells."""
+        registry = self._desk.registry
+        tasks = [] if registry is None else registry.tasks
+        info = tasks[run.task] if 0 <= run.task < len(tasks) else None
+        message = Message(version=1, id=run.id, task=info.name if info else "?", sent=time.time())
+        return Held(Delivery(run.id, message.queue, b"", b""), message, info, time.monotonic(), acked=True)
+
+
+def _ended(held: Held, end: ends.End, entry: Entry, sequence: int = 0, replayed: bool = False) -> Item:
+    """What settles a run that ended without an outcome."""
+    return Item(
+        held.message.task,
+        held.message.id,
+        end.settlement,
+        entry=entry,
+        started=True,
+        end=end,
+        sequence=sequence,
+        replayed=replayed,
+        facts=facts_of(held.message, held.delivery),
+    )
