@@ -69,6 +69,7 @@ def test_one_that_is_revoked_while_it_is_acknowledged_does_not_run(rig: Rig) -> 
     wait_for(lambda: len(rig.served.called("commands")) > heard + 2, "the revocation to be heard")
     acknowledge.set()
     rig.wait_state("a", "REVOKED")
+    assert not rig.served.called("publish"), "it was handed out, and given back as no child took it"
     assert rig.take(timeout=0.1) is None
 
 
