@@ -191,8 +191,12 @@ def test_what_forks_while_it_is_killed_is_killed_too(site):
     for _ in range(3):
         with pytest.raises(WorkerLostError):
             site.get("breed")
-    ours = {row["pid"] for row in (*engine.status()["processes"], *engine.children())}
-    wait_for(lambda: {p.pid for p in engine.processes()} <= ours, "all that was forked to be gone", 10)
+
+    def strangers() -> set[int]:
+        seen = {process.pid for process in engine.processes()}
+        return seen - {row["pid"] for row in (*engine.status()["processes"], *engine.children())}
+
+    wait_for(lambda: not strangers(), "all that was forked to be gone", 10)
 
 
 def test_a_slot_that_is_not_filled_again_does_not_tell_of_its_dead_child(up):
