@@ -35,15 +35,16 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         contenders = [one for one in CONTENDERS if _takes_part(one, options)]
         servers = _servers(stack, contenders)
-        results = report.head(servers)
+        results = report.head(servers, Path(options.output) if options.add else None)
         for name, (measure, rounds, takes) in _scenarios(options).items():
             if options.scenarios and not any(name.startswith(one) for one in options.scenarios):
                 continue
             print(f"\n{name}", file=sys.stderr)
             chosen = [one for one in contenders if takes(one)]
-            results["scenarios"][name] = _take_turns(measure, chosen, servers, rounds)
-            print(report.table(name, results["scenarios"][name]), flush=True)
-    results["seconds"] = round(time.monotonic() - started)
+            found = _take_turns(measure, chosen, servers, rounds)
+            print(report.table(name, found), flush=True)
+            report.add(results, name, found)
+    print(f"\n{time.monotonic() - started:.0f} s", file=sys.stderr)
     _keep(results, Path(options.output), write=options.readme)
     return 0
 
@@ -112,7 +113,7 @@ def _keep(results: report.Results, folder: Path, *, write: bool) -> None:
     report.draw(results, folder)
     if write:
         readme.write(results)
-    print(f"\nwritten to {folder}, after {results['seconds']} s", file=sys.stderr)
+    print(f"written to {folder}", file=sys.stderr)
 
 
 def _options() -> argparse.Namespace:
@@ -122,6 +123,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (drains and starts: two more)")
     parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="only those whose name begins so")
     parser.add_argument("--contenders", nargs="+", metavar="PART", help="only those whose name contains this")
+    parser.add_argument("--add", action="store_true", help="keep the other figures of the run before")
     parser.add_argument("--readme", action="store_true", help="put the figures into README.md too")
     parser.add_argument("--output", default=str(RESULTS), help="folder for figures and chart")
     return parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import statistics
@@ -15,6 +16,7 @@ import matplotlib as mpl
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
+from contenders import CONTENDERS
 from servers import Server
 
 Results = dict[str, Any]
@@ -33,15 +35,26 @@ DRAWN = (
 )
 
 
-def head(servers: Mapping[str, Server]) -> Results:
-    """Returns results without figures yet: when, where, and the versions of everybody."""
+def head(servers: Mapping[str, Server], before: Path | None) -> Results:
+    """Returns results without figures yet: when, where, and the versions of everybody; or with those that lie in the
+    folder ``before``."""
     versions = {name: importlib.metadata.version(name) for name in PEERS}
+    file = None if before is None else before / "figures.json"
+    found = json.loads(file.read_text()) if file is not None and file.exists() else {}
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} CPUs (load {os.getloadavg()[0]:.1f} before the run), Linux "
+        f"{platform.release().partition('-')[0]}, Python {platform.python_version()}",
         "versions": versions | {server.name + " server": server.version for server in servers.values()},
-        "scenarios": {},
+        "scenarios": found.get("scenarios", {}),
     }
+
+
+def add(results: Results, name: str, scenario: Scenario) -> None:
+    """Puts the figures of a scenario in, in the order of the contenders."""
+    rows = results["scenarios"].get(name, {}) | scenario
+    order = {one.name: place for place, one in enumerate(CONTENDERS)}
+    results["scenarios"][name] = {one: rows[one] for one in sorted(rows, key=lambda one: order.get(one, len(order)))}
 
 
 def middle(values: list[float]) -> float:
