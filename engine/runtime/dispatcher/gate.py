@@ -40,6 +40,8 @@ log = logging.getLogger("engine.dispatcher")
 HOLD = 1.0
 """Seconds between two looks. Before the first, whoever has the run marks it: a dispatcher that was killed is replaced,
 and connected, sooner."""
+PATIENCE = 4.0
+"""Further seconds that may pass before what no child has taken goes back: it would have to wait at a gate again."""
 RECENT = 10.0
 """Seconds for which the broker may have lost an acknowledgement that it has confirmed."""
 REMEMBERED = 600.0
@@ -303,13 +305,14 @@ class Gate:
             return
         message = held.message
         if self.look is None:
-            self._handoff.add([held])
+            self._hand_out(held)
             return
         self._marks[message.id] = message.retries
         self._store_marks({message.id: (message.retries, False)}, lambda: self._hand_out(held))
 
     def _hand_out(self, held: Held) -> None:
         if held.claim not in self._lost:
+            held.came = time.monotonic() + PATIENCE
             self._handoff.add([held])
 
     # Marks.
