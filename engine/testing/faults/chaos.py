@@ -47,6 +47,8 @@ class Plan:
     lasts: float = 0.02
     every: float = 0.3
     broker_every: float = 2.0
+    broker_down: float = 0.0
+    """Seconds before a broker that was killed is started again."""
     ahead: int = 400
     points: str = ""
     """As ENGINE_TEST_POINTS, of the first engine; one started after it has none."""
@@ -169,6 +171,7 @@ class Chaos:
     def _kill_broker(self) -> None:
         self.kills.append(Kill("broker", time.monotonic()))
         self.broker.kill()
+        time.sleep(self.plan.broker_down)
         self.broker.start()
 
     # What became of them.
