@@ -63,7 +63,7 @@ def _take_turns(
 
 def _scenarios(options: argparse.Namespace) -> dict[str, tuple[Measure, int, Callable[[Contender], bool]]]:
     """Returns by name what is measured, how often, and who takes part."""
-    scale = 0.3 if options.quick else 1.0
+    scale = 0.2 if options.quick else 1.0
     few, many = (1, 1) if options.quick else (options.rounds, options.rounds + 2)
 
     def everybody(one: Contender) -> bool:

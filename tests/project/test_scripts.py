@@ -49,7 +49,7 @@ def test_setup_refuses_what_it_does_not_know(arguments: list[str]) -> None:
     assert done.stderr.startswith("scripts/setup: ")
 
 
-@pytest.mark.parametrize("script", ["setup", "test"])
+@pytest.mark.parametrize("script", ["bench", "setup", "test"])
 def test_scripts_say_what_they_are_for(script: str) -> None:
     done = _run(ROOT / "scripts" / script, "--help")
     assert done.returncode == 0
