@@ -96,9 +96,12 @@ class Inbox(Generic[Work]):
 
 
 class Backoff:
-    """Growing pauses between attempts: doubled up to a cap, with jitter so that many workers do not come at once."""
+    """Growing pauses between attempts: doubled up to a cap, with jitter so that many workers do not come at once.
 
-    def __init__(self, first: float = 0.05, most: float = 5.0) -> None:
+    The cap is what the first task waits for at most when a broker is back after a long outage.
+    """
+
+    def __init__(self, first: float = 0.05, most: float = 0.8) -> None:
         self._first = first
         self._most = most
         self._failures = 0
