@@ -40,6 +40,15 @@ def test_an_outage_ends_no_process_and_what_ran_is_told_when_it_is_over(redis: R
     assert max(_lines_of_each(engine.log[mark:]).values()) < 5, engine.log[mark:]
 
 
+def test_a_client_that_waited_before_an_outage_waits_again_after_it(redis: Rig) -> None:
+    redis.start(concurrency=2)
+    assert redis.send("sleep").get(timeout=20)
+    redis.broker.kill()
+    redis.broker.start()
+    result = redis.send("sleep", 0.1)
+    assert result.get(timeout=20) == result.id
+
+
 def test_limits_hold_while_the_broker_is_away(redis: Rig) -> None:
     redis.start(concurrency=2)
     result = redis.send("last", 60, time_limit=1.5)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from engine.contract import Record, ResultBackend
+from engine.errors import BrokerUnavailable
 from engine_redis.address import OPTIONS, parse
 from engine_redis.check import look_over
 from engine_redis.connection import Argument
@@ -70,7 +71,12 @@ class RedisResults(ResultBackend):
                 ended = self._look(list(missing))
                 look_at = now + _LOOK_AGAIN
             else:
-                ended = [record for record in self._told(min(deadline, look_at) - now) if record.id in missing]
+                try:
+                    ended = [record for record in self._told(min(deadline, look_at) - now) if record.id in missing]
+                except BrokerUnavailable:
+                    # The server closed a connection that idled, or was restarted: the next look tells whether it is up.
+                    look_at = 0.0
+                    continue
             for record in ended:
                 del missing[record.id]
             yield from ended
