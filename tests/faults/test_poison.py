@@ -11,11 +11,10 @@ from engine.testing.harness import wait_for
 INNOCENTS = 500
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "abort", "0"])
-def test_poison_is_a_dead_letter_after_three_starts_and_five_hundred_innocents_run_once(rig: Rig, how: str) -> None:
+def test_poison_is_a_dead_letter_after_three_starts_and_five_hundred_innocents_run_once(rig: Rig) -> None:
     rig.start(concurrency=4)
     before = rig.send_many("sleep", INNOCENTS // 2, 0.001)
-    poison = rig.send("die", how)
+    poison = rig.send("die", "SIGKILL")
     after = rig.send_many("sleep", INNOCENTS // 2, 0.001)
     with pytest.raises(WorkerLostError):
         poison.get(timeout=20)

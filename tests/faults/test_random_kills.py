@@ -54,7 +54,7 @@ def test_a_queue_of_short_tasks_survives_its_dispatchers(tmp_path: Path) -> None
 def test_deploys_under_load_are_noticed_by_no_task(tmp_path: Path, transport: str) -> None:
     made(transport, tmp_path)
     kills = ["reload", "restart"]
-    verdict = Chaos(Plan(transport, 4, 1, kills, tasks=300, children=3, every=0.6, ahead=200), tmp_path).run()
+    verdict = Chaos(Plan(transport, 3, 1, kills, tasks=300, children=3, every=0.6, ahead=200), tmp_path).run()
     assert verdict.ok, verdict.line()
     assert verdict.extra == 0
     assert verdict.kills["restart"] >= 1
