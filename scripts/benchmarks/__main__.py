@@ -32,6 +32,7 @@ def main() -> int:
     """Does what the command line asks for."""
     options = _options()
     started = time.monotonic()
+    failures: list[str] = []
     with contextlib.ExitStack() as stack:
         contenders = [one for one in CONTENDERS if _takes_part(one, options)]
         servers = _servers(stack, contenders)
@@ -41,23 +42,32 @@ def main() -> int:
                 continue
             print(f"\n{name}", file=sys.stderr)
             chosen = [one for one in contenders if takes(one)]
-            found = _take_turns(measure, chosen, servers, rounds)
+            found = _take_turns(measure, chosen, servers, rounds, failures)
             print(report.table(name, found), flush=True)
             report.add(results, name, found)
-    print(f"\n{time.monotonic() - started:.0f} s", file=sys.stderr)
-    _keep(results, Path(options.output), write=options.readme)
-    return 0
+            # At once: the next scenario may be interrupted.
+            _keep(results, Path(options.output), write=options.readme)
+    print(f"\n{time.monotonic() - started:.0f} s, written to {options.output}", file=sys.stderr)
+    print(*failures, sep="\n", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _take_turns(
-    measure: Measure, contenders: list[Contender], servers: Servers, rounds: int
+    measure: Measure, contenders: list[Contender], servers: Servers, rounds: int, failures: list[str]
 ) -> dict[str, dict[str, list[float]]]:
+    """Returns all figures. Who fails is out of this scenario, without figures."""
     found: dict[str, dict[str, list[float]]] = {one.name: {} for one in contenders}
     for number in range(rounds):
         for contender in contenders:
+            if contender.name not in found:
+                continue
             print(f"  {number + 1}/{rounds} {contender.name}", file=sys.stderr)
-            for figure, value in measure(contender, servers).items():
-                found[contender.name].setdefault(figure, []).append(value)
+            try:
+                for figure, value in measure(contender, servers).items():
+                    found[contender.name].setdefault(figure, []).append(value)
+            except RuntimeError as error:
+                failures.append(str(error))
+                del found[contender.name]
     return found
 
 
@@ -113,7 +123,6 @@ def _keep(results: report.Results, folder: Path, *, write: bool) -> None:
     report.draw(results, folder)
     if write:
         readme.write(results)
-    print(f"written to {folder}", file=sys.stderr)
 
 
 def _options() -> argparse.Namespace:

@@ -57,7 +57,8 @@ ABOUT = """## Figures
 
 `scripts/bench` runs the engine, its peers ({peers}) and a hand-written floor side by
 side: no-op tasks, 2 worker processes, broker and worker on the same CPUs, contenders in turn, medians. CPU is user and
-system time of the whole worker tree. {date}, {machine}. Memory is proportional (PSS).
+system time of the whole worker tree, memory is proportional (PSS).
+{date}, {machine}.
 
 ![Figures as a chart](scripts/benchmarks/results/chart.svg)
 """

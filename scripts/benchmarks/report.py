@@ -38,13 +38,15 @@ DRAWN = (
 def head(servers: Mapping[str, Server], before: Path | None) -> Results:
     """Returns results without figures yet: when, where, and the versions of everybody; or with those that lie in the
     folder ``before``."""
-    versions = {name: importlib.metadata.version(name) for name in PEERS}
     file = None if before is None else before / "figures.json"
     found = json.loads(file.read_text()) if file is not None and file.exists() else {}
-    return {
+    versions = found.get("versions", {}) | {name: importlib.metadata.version(name) for name in PEERS}
+    here = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} CPUs (load {os.getloadavg()[0]:.1f} before the run), Linux "
         f"{platform.release().partition('-')[0]}, Python {platform.python_version()}",
+    }
+    return (found or here) | {
         "versions": versions | {server.name + " server": server.version for server in servers.values()},
         "scenarios": found.get("scenarios", {}),
     }
