@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +32,8 @@ Measure = Callable[[Contender, Servers], Figures]
 def main() -> int:
     """Does what the command line asks for."""
     options = _options()
+    # Servers and workers are ended on the way out.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     started = time.monotonic()
     failures: list[str] = []
     with contextlib.ExitStack() as stack:
