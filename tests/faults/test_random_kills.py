@@ -65,9 +65,10 @@ def test_early_acked_tasks_run_at_most_once_and_say_so_when_their_process_dies(
 ) -> None:
     rig = rigs("sqlite")
     engine = rig.start(concurrency=4, rest='[tasks."faults.sleep"]\nacks_late = false')
-    results = rig.send_many("sleep", 300, 0.02)
+    # Long enough that most victims are killed while they run, and not between two tasks.
+    results = rig.send_many("sleep", 120, 0.15)
     for number in range(1, 8):
-        enough = 30 * number
+        enough = 12 * number
         wait_for(lambda enough=enough: len(rig.ledger().ends) > enough, "tasks to end")
         victim = rig.ledger().starts[-1]
         with contextlib.suppress(ProcessLookupError):
