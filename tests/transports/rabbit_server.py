@@ -112,6 +112,11 @@ class RabbitServer:
         """Evaluates Erlang in the node."""
         return self.control("eval", expression)
 
+    def flush(self) -> None:
+        """Has what was declared written to disk. RabbitMQ 3.10 does so up to some seconds late, and when it is killed
+        before, it forgets the queue with its messages, or cannot start its streams again."""
+        self.evaluate("[dets:sync(Table) || Table <- dets:all()].")
+
     def kill(self) -> None:
         """kill -9 of the whole node."""
         self._signal(signal.SIGKILL)

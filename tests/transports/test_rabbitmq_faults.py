@@ -7,6 +7,7 @@ import decimal
 import itertools
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from rabbit_server import RabbitServer, shared
 
 from engine.contract import Ack, Batch, Consumer, Dead, Delivery, Envelope, Release, Transport, Worker
-from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, TransportError
+from engine.errors import BrokerUnavailable, ConfigError, TransportError
 from engine.testing.faults.proxy import Proxy
 from engine.testing.transport_suite_kit import QUEUE, wait_for
 from engine_rabbitmq import RabbitResults, RabbitTransport
@@ -76,7 +77,9 @@ def transport(server: RabbitServer, vhost: str) -> Iterator[RabbitTransport]:
 def foreign(server: RabbitServer, vhost: str) -> Iterator[Any]:
     """Somebody else's channel in the same virtual host."""
     connection = pika.BlockingConnection(pika.URLParameters(server.url(vhost)))
-    yield connection.channel()
+    channel = connection.channel()
+    channel.confirm_delivery()
+    yield channel
     connection.close()
 
 
@@ -337,16 +340,18 @@ def test_a_delayed_message_whose_queue_is_deleted_is_a_dead_letter(
 
 
 def test_who_looks_through_dead_letters_waits_for_others(
-    transport: RabbitTransport, foreign: Any, tmp_path: Path
+    transport: RabbitTransport, foreign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     consumer = transport.consume([QUEUE], worker(tmp_path))
     send(transport, "one")
     (delivery,) = wait_for(lambda: consumer.fetch(1, 0.2), "it")
     consumer.settle([Dead(delivery.claim, "reason")])
     foreign.queue_declare("engine.look", exclusive=True)
-    foreign.connection.call_later(0.3, lambda: foreign.queue_delete("engine.look"))
-    with pytest.raises(BrokerUnavailable, match="looks through the dead letters"):
-        transport.dead()
-    foreign.connection.process_data_events(0.6)
-    assert [letter.id for letter in transport.dead()] == ["one"]
-    assert BrokerFull is not None
+    with monkeypatch.context() as hurried:
+        hurried.setattr("engine_rabbitmq.alone._TURN", 0.2)
+        with pytest.raises(BrokerUnavailable, match="somebody else is at the same"):
+            transport.dead()
+    with ThreadPoolExecutor(1) as client:
+        looking = client.submit(transport.dead)
+        foreign.queue_delete("engine.look")
+        assert [letter.id for letter in looking.result(15)] == ["one"]

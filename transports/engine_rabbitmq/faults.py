@@ -20,7 +20,7 @@ _CODES = {
     402: "the virtual host does not exist",
     403: "access refused: check user, password and permissions",
     404: "a queue or exchange is gone",
-    405: "somebody else looks through the dead letters: try again",
+    405: "somebody else is at the same: try again",
     406: "refused",
     501: "the connection carried what is not AMQP",
     504: "a channel error",
@@ -62,6 +62,8 @@ def _closed(code: int, text: str, place: str) -> BrokerUnavailable:
             f"{place}: the server took back messages that were held longer than its consumer_timeout: set "
             f"consumer_timeout in rabbitmq.conf to more than your longest task may take ({text})"
         )
+    if "down or inaccessible" in text:
+        return BrokerUnavailable(f"{place}: the node of a queue is down, or has not finished its start ({text})")
     kind = Refused if code in _CONFIG_CODES else BrokerUnavailable
     return kind(f"{place}: {_CODES.get(code, f'closed with code {code}')} ({text})")
 

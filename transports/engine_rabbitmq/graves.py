@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,17 +15,14 @@ from pika import exceptions
 
 from engine.contract import DeadLetter
 from engine_rabbitmq import names
+from engine_rabbitmq.alone import alone
 from engine_rabbitmq.channel import Channel
 from engine_rabbitmq.faults import fault
 from engine_rabbitmq.loop import Loop
 from engine_rabbitmq.messages import Entry
 
 LISTED_BODY = 64 * 1024
-_TURN = 5.0
-"""Seconds to wait for others that look."""
-_AGAIN = 0.05
 _GONE = 404
-_LOCKED = 405
 
 
 class Grave:
@@ -66,7 +61,7 @@ class Graves:
                 found[id] = (died, next(count), grave.letter(LISTED_BODY))
             return False
 
-        with self._alone():
+        with alone(self._loop, names.LOOK):
             for place in self._places:
                 self._visit(place, keep, lambda: None)
         return [letter for _, _, letter in heapq.nlargest(limit, found.values(), key=lambda one: one[:2])]
@@ -80,7 +75,7 @@ class Graves:
                 found.append(grave)
             return False
 
-        with self._alone():
+        with alone(self._loop, names.LOOK):
             for place in self._places:
                 self._visit(place, keep, lambda: None)
         return max(found, key=lambda grave: grave.died).letter() if found else None
@@ -88,7 +83,7 @@ class Graves:
     def take(self, ids: Sequence[str], use: Callable[[list[Entry]], None]) -> int:
         """Removes those of these ids, after ``use`` was called with the latest of each; returns how many ids."""
         wanted = frozenset(ids)
-        with self._alone():
+        with alone(self._loop, names.LOOK):
             return sum(self._take(place, wanted, use) for place in self._places)
 
     def _take(self, place: str, wanted: frozenset[str], use: Callable[[list[Entry]], None]) -> int:
@@ -133,26 +128,6 @@ class Graves:
                 raise fault(error, self._loop.address.place) from error
         finally:
             channel.close()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Waits for others that look."""
-        channel = Channel(self._loop)
-        deadline = time.monotonic() + _TURN
-        while True:
-            try:
-                channel.call("queue_declare", queue=names.LOOK, exclusive=True)
-                break
-            except exceptions.ChannelClosedByBroker as error:
-                if error.reply_code != _LOCKED or time.monotonic() >= deadline:
-                    raise fault(error, self._loop.address.place) from error
-                time.sleep(_AGAIN)
-        try:
-            yield
-        finally:
-            if self._loop.error is None:
-                channel.call("queue_delete", queue=names.LOOK)
-                channel.close()
 
 
 def _sort(raw: Any, picked: Iterable[int]) -> None:

@@ -172,7 +172,7 @@ class Loop:
         with self._lock:
             if self.error is None:
                 self.error = error
-            waiting, self._waiting = self._waiting, set()
+            waiting = list(self._waiting)
         for future in waiting:
             fail(future, self.error)
         return self.error

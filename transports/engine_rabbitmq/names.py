@@ -30,6 +30,8 @@ LOST = "engine.lost"
 """Exchange and queue for delayed messages whose queue is gone."""
 LOOK = "engine.look"
 """Queue that whoever looks through dead letters has for itself."""
+DECLARE = "engine.declare"
+"""Queue that whoever declares streams has for itself."""
 PARTITIONS = 16
 """Streams of results: who waits for one result reads the stream it is in."""
 RUNGS = 34

@@ -107,8 +107,7 @@ class RabbitResults(ResultBackend):
         if not entries:
             return
         _, sender, topology = self._writer()
-        for stream in {names.results(id) for id, _ in entries}:
-            topology.results(stream)
+        topology.results({names.results(id) for id, _ in entries})
         items = [_outgoing(id, kept) for id, kept in entries]
         if sender.send(Sending(items)):
             topology.forget_results()

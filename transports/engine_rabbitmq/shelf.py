@@ -101,6 +101,7 @@ class Shelf:
         wanted: dict[str, list[str]] = {}
         for id in ids:
             wanted.setdefault(names.results(id), []).append(id)
+        self._topology.results(wanted)
         for stream, there in wanted.items():
             self._read(stream, there)
         return self.found(ids)
@@ -122,7 +123,6 @@ class Shelf:
                 self._known.popitem(last=False)
         reader = self._readers.get(stream)
         if reader is None:
-            self._topology.results(stream)
             reader = self._readers[stream] = Reader(self._loop, stream, self._take, "next")
         reader.read()
         if new:

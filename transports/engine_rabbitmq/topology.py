@@ -14,6 +14,7 @@ from pika import exceptions
 
 from engine.errors import TransportError
 from engine_rabbitmq import names
+from engine_rabbitmq.alone import alone
 from engine_rabbitmq.channel import Call, Channel
 from engine_rabbitmq.faults import fault
 from engine_rabbitmq.loop import Loop
@@ -51,21 +52,20 @@ class Topology:
         """Declares the streams. Raises BrokerUnavailable."""
         if not self._has_streams:
             sized = {"x-max-length-bytes": _REVOCATIONS, "x-stream-max-segment-size-bytes": _SEGMENT}
-            self._declare([(names.QUEUES, {"x-queue-type": "stream"})])
-            self._declare([(names.REVOKED, {"x-queue-type": "stream", **sized})])
+            self._declare_streams({names.QUEUES: {}, names.REVOKED: sized})
             self._has_streams = True
 
-    def results(self, stream: str) -> None:
-        """Declares a stream of results, if this connection has not yet."""
-        if stream not in self._results:
+    def results(self, streams: Iterable[str]) -> None:
+        """Declares streams of results, if this connection has not yet."""
+        missing = [stream for stream in streams if stream not in self._results]
+        if missing:
             arguments = {
-                "x-queue-type": "stream",
                 "x-max-age": f"{RESULTS_DAYS}D",
                 "x-max-length-bytes": _RESULTS,
                 "x-stream-max-segment-size-bytes": _RESULTS_SEGMENT,
             }
-            self._declare([(stream, arguments)])
-            self._results.add(stream)
+            self._declare_streams(dict.fromkeys(missing, arguments))
+            self._results.update(missing)
 
     def forget_results(self) -> None:
         """Says that a stream of results is gone."""
@@ -138,6 +138,13 @@ class Topology:
     def _limitless(self) -> dict[str, Any]:
         limit = {"x-delivery-limit": _UNLIMITED} if self._type == "quorum" else {}
         return {"x-queue-type": self._type, **limit}
+
+    def _declare_streams(self, streams: Mapping[str, Mapping[str, Any]]) -> None:
+        """Declares streams, alone: while one is being made for somebody else, RabbitMQ says that it is there, and fails
+        at whoever uses it."""
+        with alone(self._loop, names.DECLARE):
+            for name, arguments in streams.items():
+                self._declare([(name, {"x-queue-type": "stream", **arguments})])
 
     def _declare(self, queues: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         calls = [("queue_declare", {"queue": name, "durable": True, "arguments": dict(args)}) for name, args in queues]
