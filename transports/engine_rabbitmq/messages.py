@@ -9,6 +9,7 @@ priority             0..9; the queue it lies in says the same
 engine-deliveries    earlier deliveries that counted (the broker's own x-delivery-count comes on top)
 engine-crashes       runs that ended by the death of their process
 engine-replayed      it may have been published before: who gets it looks whether it ran
+engine-copy          it was given back: the message before it may be there too
 engine-sent          when a delayed message was sent, for a purge that comes before it is due
 engine-reason        of a dead letter: why
 engine-died          of a dead letter: when
@@ -49,8 +50,22 @@ class Outgoing:
 class Entry:
     """A message that the server has delivered and that is not settled."""
 
-    __slots__ = ("body", "claim", "crashes", "deliveries", "gate", "headers", "id", "level", "period", "priority",
-                 "queue", "successor", "tag")  # fmt: skip
+    __slots__ = (
+        "body",
+        "claim",
+        "copied",
+        "crashes",
+        "deliveries",
+        "gate",
+        "headers",
+        "id",
+        "level",
+        "period",
+        "priority",
+        "queue",
+        "successor",
+        "tag",
+    )
 
     def __init__(self, queue: str, level: int, tag: int, redelivered: bool, properties: Any, body: bytes) -> None:
         headers: Mapping[str, Any] = properties.headers or {}
@@ -63,6 +78,9 @@ class Entry:
         self.deliveries = 1
         self.crashes = 0
         self.gate = redelivered
+        """May the message before this one still run, or be there?"""
+        self.copied = False
+        """Is that only because this is a copy, which was given back?"""
         self.claim = b""
         """Empty while it is in no lane's hands."""
         self.period = 0
@@ -77,13 +95,24 @@ class Entry:
                 self.deliveries += _count(counted) if counted is not None else redelivered
             self.crashes = _count(headers.get("engine-crashes"))
             self.gate = redelivered or headers.get("engine-replayed") is True
+            if not self.gate and headers.get("engine-copy") is True:
+                self.gate = self.copied = True
         elif redelivered:
             self.deliveries = 2
 
     def delivery(self, revoked: bool) -> Delivery:
         """Returns it as a lane sees it."""
         return Delivery(
-            self.id, self.queue, self.body, self.claim, self.deliveries, self.crashes, self.priority, revoked, self.gate
+            self.id,
+            self.queue,
+            self.body,
+            self.claim,
+            self.deliveries,
+            self.crashes,
+            self.priority,
+            revoked,
+            self.gate,
+            self.copied,
         )
 
 
@@ -97,6 +126,7 @@ def outgoing(envelope: Envelope, due: float | None, now: float) -> Outgoing:
 def copy_of(entry: Entry, at: float | None, now: float, *, deliveries: int = 0, crashes: int = 0) -> Outgoing:
     """Returns the message of an entry once more, for the front of its queue, or for ``at``. Adds to its counts."""
     headers = _kept(entry, entry.deliveries - 1 + deliveries, entry.crashes + crashes)
+    headers["engine-copy"] = True
     level = entry.priority if at is not None else names.FRONT
     return _addressed(entry.id, entry.queue, level, entry.priority, entry.body, headers, at, now)
 
@@ -126,7 +156,7 @@ def _kept(entry: Entry, deliveries: int, crashes: int) -> dict[str, Any]:
         headers["engine-deliveries"] = deliveries
     if crashes > 0:
         headers["engine-crashes"] = crashes
-    if entry.gate:
+    if entry.gate and not entry.copied:
         headers["engine-replayed"] = True
     return headers
 

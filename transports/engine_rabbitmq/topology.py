@@ -20,8 +20,9 @@ from engine_rabbitmq.faults import fault
 from engine_rabbitmq.loop import Loop
 
 log = logging.getLogger("engine.rabbitmq")
-DELIVERY_LIMIT = 100
-"""Deliveries after which the server itself makes a dead letter, should no worker come so far as to do it."""
+DELIVERY_LIMIT = 1000
+"""Deliveries after which the server itself makes a dead letter, should no worker come so far as to do it. It counts one
+for all that a lost connection held, begun or not."""
 _UNLIMITED = 2**31 - 1
 _REVOCATIONS = 64 * 2**20
 _SEGMENT = 4 * 2**20

@@ -73,7 +73,7 @@ class _Waiting:
 
     def __init__(self, held: Held, now: float) -> None:
         self.held = held
-        self.look_at = now + HOLD
+        self.look_at = now if held.delivery.copied else now + HOLD
         self.looking = False
         self.seen = 0.0
         """The stamp of somebody else's mark."""
@@ -121,7 +121,7 @@ class Gate:
         for one in held:
             if one.delivery.gate:
                 self._waiting[one.claim] = _Waiting(one, now)
-        self._decide(now)
+        self.update(now)
         return [one for one in held if not one.delivery.gate]
 
     @property
@@ -229,6 +229,8 @@ class Gate:
                     del self._waiting[claim]
                 else:
                     waiting.look_at = now + HOLD  # the same task, sent twice: it waits for the end of that run
+            elif message.id in self._marks:
+                waiting.look_at = now + HOLD  # another copy of it is about to run
             elif (ended := self._ended.get(message.id)) is not None and ended[0] >= message.retries:
                 del self._waiting[claim]
                 self._end(waiting.held, ended[1] if ended[0] == message.retries else Ack(claim), "it ended here")
@@ -269,6 +271,8 @@ class Gate:
             if records is None or waiting.held.claim not in self._waiting:
                 continue
             message = waiting.held.message
+            if message.id in self._marks:
+                continue  # another copy of it has just passed
             found = records.get(_mark_id(message.id))
             mark = _body(found)
             verdict = judge(message, records.get(message.id), mark, self._worker)
