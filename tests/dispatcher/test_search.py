@@ -78,6 +78,8 @@ def test_a_packet_that_died_with_its_reader_is_handed_out_again(rig: Rig, reader
 def test_what_lies_in_the_hand_off_was_not_taken(rig: Rig, readers: list[Reader]) -> None:
     readers.append(Reader(rig, 0, lambda: None))
     os.kill(readers[0].pid, signal.SIGSTOP)
+    # Woken by the signal, it would still take a packet that came before it was scheduled.
+    wait_for(lambda: _is_stopped(readers[0].pid), "the reader to stand still")
     rig.publish(message("a"))
     rig.wait_place("a", "claimed")
     os.kill(readers[0].pid, signal.SIGKILL)

@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from engine.app import ends, wire
-from engine.contract.message import Message
-from engine.contract.transport import Delivery, Reconciled, Release
-from engine.errors import MessageError
+from engine.contract.transport import Reconciled, Release
 from engine.runtime.dispatcher import attribution
 from engine.runtime.dispatcher.crew import Run
 from engine.runtime.dispatcher.desk import Desk
 from engine.runtime.dispatcher.filters import facts_of
 from engine.runtime.dispatcher.handout import Held
+from engine.runtime.dispatcher.inheritance import Inheritance
 from engine.runtime.dispatcher.journal import Entry, Journal
 from engine.runtime.dispatcher.relay import Children
 from engine.runtime.dispatcher.search import Search
@@ -45,58 +44,31 @@ class Outcomes:
         self._stacks: dict[int, tuple[Entry, wire.Stack]] = {}
         """By slot: where the run in hand was at its soft limit."""
         self._searches: list[tuple[Search, Entry | None]] = []
-        self._inherited: dict[bytes, Run] = {}
-        """Runs that an earlier dispatcher began, by claim: their deliveries come with the reconciliation."""
-        self._deferred: list[tuple[Entry, wire.Death]] = []
-        """Deaths of such runs."""
-        self._inheriting = False
-        """Until claims were compared with the broker: a run that is not in the table may be an earlier dispatcher's."""
+        self._inheritance = Inheritance(desk)
 
     # At the start.
 
     def inherit(self) -> None:
         """Takes over what an earlier dispatcher left: packets that no child has taken, and runs that go on."""
         desk = self._desk
-        self._inheriting = True
-        desk.handoff.add_first(filter(None, [self._leftover(packet) for packet in desk.handoff.read_leftovers()]))
+        self._inheritance.begin()
         self._searches.append((Search(desk.crew, desk.handoff.inflight), None))
         # The board before the sockets: what is on it now is in a socket later, not the other way round.
-        self.adopt_runs()
+        self._inheritance.read_board()
         self._replaying = True
         for journal in self.journals:
             self._replay(journal)
         self._replaying = False
         self.flush()
 
-    def adopt_runs(self) -> None:
-        """Puts runs on the board that an earlier dispatcher began on the list of those to adopt."""
-        desk = self._desk
-        for run in desk.crew.running():
-            if run.sequence in desk.handoff.inflight or desk.crew.ended[run.slot] >= run.sequence:
-                continue
-            if run.claim:
-                self._inherited[run.claim] = run
-            else:
-                desk.handoff.adopt(self._early_run(run), run.sequence)
-
     def unknown_claims(self) -> set[bytes]:
         """Returns the claims of runs that are to be adopted, or died before they were."""
-        self.adopt_runs()
-        return {*self._inherited, *(death.claim for _, death in self._deferred)}
+        self._inheritance.read_board()
+        return self._inheritance.claims()
 
     def reconciled(self, result: Reconciled) -> None:
         """Adopts runs, now that their deliveries are known, and sees to the deaths among them."""
-        self._inheriting = False
-        inherited, self._inherited = self._inherited, {}
-        deaths = {death.claim: death.sequence for _, death in self._deferred}
-        for delivery in result.held if inherited or deaths else ():
-            run = inherited.get(delivery.claim)
-            if run is not None and self._desk.crew.ended[run.slot] < run.sequence:
-                self._adopt(delivery, run.sequence)
-            elif delivery.claim in deaths:
-                self._adopt(delivery, deaths[delivery.claim])
-        deferred, self._deferred = self._deferred, []
-        for entry, death in deferred:
+        for entry, death in self._inheritance.resolve(result):
             self._died_running(entry, death)
         self.flush()
 
@@ -139,11 +111,11 @@ class Outcomes:
     @property
     def unclear(self) -> bool:
         """Is it open which runs an earlier dispatcher began, or what a child had in hand that died waiting?"""
-        return self._inheriting or self.searching
+        return self._inheritance.open or self.searching
 
     def deferred(self) -> Sequence[wire.Death]:
         """Returns the deaths that are settled once the runs are known that an earlier dispatcher began."""
-        return [death for _, death in self._deferred]
+        return [death for _, death in self._inheritance.deaths]
 
     def search(self) -> None:
         """Concludes the searches that can be."""
@@ -245,17 +217,17 @@ class Outcomes:
             self._searches.append((Search(desk.crew, desk.handoff.inflight), entry))
         elif desk.crew.ended[entry.journal.slot] >= death.sequence:
             self._done(entry)  # its outcome lies before its death, and counts
-        elif death.sequence in desk.handoff.inflight or not self._inheriting:
+        elif death.sequence in desk.handoff.inflight or not self._inheritance.open:
             self._died_running(entry, death)
         else:
-            self._deferred.append((entry, death))
+            self._inheritance.deaths.append((entry, death))
 
     def _died_running(self, entry: Entry, death: wire.Death) -> None:
         desk = self._desk
         desk.crew.end(entry.journal.slot, death.sequence)
         held = desk.handoff.inflight.pop(death.sequence, None)
         if held is None and not death.claim:
-            held = self._early_run(Run(death.slot, death.sequence, b"", death.id, death.generation, -1))
+            held = self._inheritance.early_run(Run(death.slot, death.sequence, b"", death.id, death.generation, -1))
         if held is None:
             log.warning("its child died (%s), but it is another worker's now", death.cause, extra={"task_id": death.id})
             self._done(entry)
@@ -290,44 +262,6 @@ class Outcomes:
     def _done(self, entry: Entry) -> None:
         entry.done = True
         entry.journal.consume()
-
-    # What an earlier dispatcher knew.
-
-    def _leftover(self, packet: wire.Handout) -> Held | None:
-        delivery = Delivery(
-            id="",
-            queue=packet.queue,
-            body=packet.body,
-            claim=packet.claim,
-            deliveries=packet.deliveries,
-            crashes=packet.crashes,
-        )
-        held = self._held(delivery)
-        if held is not None:
-            held.end = packet.end
-        return held
-
-    def _adopt(self, delivery: Delivery, sequence: int) -> None:
-        held = self._held(delivery)
-        if held is not None:
-            self._desk.handoff.adopt(held, sequence)
-
-    def _held(self, delivery: Delivery) -> Held | None:
-        try:
-            message = Message.decode(delivery.body)
-        except MessageError:
-            return None  # a child has it, or had it, and says so itself
-        registry = self._desk.registry
-        info = None if registry is None else registry.find(message.task)
-        return Held(delivery, message, info, time.monotonic(), acked=not delivery.claim)
-
-    def _early_run(self, run: Run) -> Held:
-        """Returns what stands for a run of an acknowledged message, of which only the board tells."""
-        registry = self._desk.registry
-        tasks = [] if registry is None else registry.tasks
-        info = tasks[run.task] if 0 <= run.task < len(tasks) else None
-        message = Message(version=1, id=run.id, task=info.name if info else "?", sent=time.time())
-        return Held(Delivery(run.id, message.queue, b"", b""), message, info, time.monotonic(), acked=True)
 
 
 def _ended(held: Held, end: ends.End, entry: Entry, sequence: int = 0, replayed: bool = False) -> Item:
