@@ -229,7 +229,7 @@ class Session:
             entry.claim = b"%s.%x" % (self._epoch.encode(), next(self._claims))
             self._out += entry.period == self._period
             self.held[entry.claim] = entry
-            if entry.deliveries > self.most_deliveries and entry.gate:
+            if entry.deliveries > self.most_deliveries and entry.gate and not entry.copied:
                 self._poison.append(entry)
             else:
                 deliveries.append(entry.delivery(self._ledger.is_revoked(entry.id)))
