@@ -70,8 +70,8 @@ def lost(message: Message, held: Held, info: TaskInfo | None, cause: str, max_cr
     if crashes < max_crashes:
         return End(Release(held.claim, counts="crash"), reason=cause)
     end = failed(message, held, info, error, worker=worker, notes={"crashes": crashes})
-    dead = Dead(held.claim, f"crash limit: its process died {crashes} times, at last of {cause}", end.settlement.record)
-    return msgspec.structs.replace(end, settlement=dead)
+    reason = f"crash limit: its process died {crashes} times, at last of {cause}"
+    return msgspec.structs.replace(end, settlement=Dead(held.claim, reason, end.settlement.record, crashed=True))
 
 
 def limit(

@@ -133,11 +133,13 @@ class Release(msgspec.Struct, frozen=True, tag=3, array_like=True):
 
 
 class Dead(msgspec.Struct, frozen=True, tag=4, array_like=True):
-    """The message becomes a dead letter, kept with ``reason``."""
+    """The message becomes a dead letter, kept with ``reason``. ``crashed``: its last run ended by the death of its
+    process, which the letter counts as one crash more."""
 
     claim: bytes
     reason: str
     record: Record | None = None
+    crashed: bool = False
 
 
 Settlement: TypeAlias = Ack | Again | Release | Dead

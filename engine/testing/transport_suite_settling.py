@@ -167,6 +167,16 @@ class SettlingTests(TransportKit):
         assert (letter.id, letter.queue, letter.reason) == ("one", QUEUE, 'malformed: "x" \n ü')
         assert (letter.body, letter.deliveries, letter.crashes) == (b'{"id": "one"}', 1, 0)
 
+    def test_dead_counts_the_crash_that_ended_its_last_run(self, rig: Rig) -> None:
+        consumer = rig.consumer()
+        rig.publish("crashed")
+        rig.settle(consumer, Release(rig.take_one(consumer).claim, counts="crash"))
+        rig.publish("raised")
+        crashed, raised = rig.take(consumer, 2)
+        rig.settle(consumer, Dead(crashed.claim, "crash limit", crashed=True), Dead(raised.claim, "it raised"))
+        letters = {letter.id: (letter.deliveries, letter.crashes) for letter in rig.transport.dead()}
+        assert letters == {"crashed": (2, 2), "raised": (1, 0)}
+
     def test_a_mixed_batch_settles_each_as_it_says(self, rig: Rig) -> None:
         consumer = rig.consumer()
         ids = [f"m{n}" for n in range(40)]

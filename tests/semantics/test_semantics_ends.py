@@ -179,6 +179,7 @@ def test_a_late_acked_task_whose_process_dies_runs_again_and_is_lost_at_the_thir
     assert [line[1:] for line in site.starts(result)] == [["1", "0"], ["2", "0"], ["3", "0"]]
     letter = wait_for(lambda: site.dead(result), "the dead letter")
     assert "crash limit" in letter.reason
+    assert (letter.deliveries, letter.crashes) == (3, 3)
     wait_hooks(site, result, ("on_failure", "WorkerLostError"), ("after_return", "FAILURE"))
     wait_link(site, result)
     site.wait_log("ERROR", "lost", CAUSES[how], "runs again (crash 1)")

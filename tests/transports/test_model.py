@@ -58,6 +58,7 @@ ENDS: dict[str, End] = {
     "again": _again,
     "later": _later,
     "dead": lambda claim, name, queue, record: Dead(claim, f"reason of {name}", record),
+    "lost": lambda claim, name, queue, record: Dead(claim, f"reason of {name}", record, crashed=True),
     "release": lambda claim, name, queue, record: Release(claim, record=record),
     "delivery": lambda claim, name, queue, record: Release(claim, counts="delivery"),
     "crash": lambda claim, name, queue, record: Release(claim, counts="crash"),

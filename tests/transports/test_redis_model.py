@@ -141,7 +141,7 @@ class Protocol(RuleBasedStateMachine):
     def settle(self, data: st.DataObject) -> None:
         queue = data.draw(st.sampled_from([queue for queue in QUEUES if self.memory.held[queue]]))
         ids = data.draw(st.lists(st.sampled_from(sorted(self.memory.held[queue])), min_size=1, unique=True))
-        kinds = [data.draw(st.integers(0, 7)) for _ in ids]
+        kinds = [data.draw(st.integers(0, 8)) for _ in ids]
         repeated = data.draw(st.booleans())
         bodies = [self.next_body() for _ in ids]
         now = time.time()
@@ -157,6 +157,7 @@ class Protocol(RuleBasedStateMachine):
                 Release(claim, at=now + HOUR, counts="delivery"),
                 Release(claim, at=now - HOUR),
                 Dead(claim, f"reason {kind}\n"),
+                Dead(claim, f"reason {kind}\n", crashed=True),
             )[kind]
 
         def act(side: Side) -> list[list[str]]:

@@ -255,6 +255,7 @@ class Broker:
             del self.alive[entry.id]
             self.publish((settlement.envelope,), None)
         elif isinstance(settlement, Dead):
+            entry.crashes += settlement.crashed
             self.bury(entry, settlement.reason)
         else:
             self._release(entry, settlement, returned)

@@ -147,7 +147,7 @@ def _successor(settlement: Settlement, entry: Entry, now: float) -> Outgoing:
         deliveries, crashes = _COUNTED[settlement.counts]
         return copy_of(entry, settlement.at, now, deliveries=deliveries, crashes=crashes)
     assert isinstance(settlement, Dead), settlement
-    return dead_copy(entry, settlement.reason, now)
+    return dead_copy(entry, settlement.reason, now, crashes=int(settlement.crashed))
 
 
 def _letter(entry: Entry) -> DeadLetter:

@@ -142,9 +142,9 @@ def revived(entry: Entry, now: float) -> Outgoing:
     return _addressed(entry.id, entry.queue, entry.priority, entry.priority, entry.body, headers, None, now)
 
 
-def dead_copy(entry: Entry, reason: str, now: float) -> Outgoing:
-    """Returns the message of an entry as a dead letter."""
-    headers = _kept(entry, entry.deliveries - 1, entry.crashes)
+def dead_copy(entry: Entry, reason: str, now: float, *, crashes: int = 0) -> Outgoing:
+    """Returns the message of an entry as a dead letter. Adds to its crashes."""
+    headers = _kept(entry, entry.deliveries - 1, entry.crashes + crashes)
     headers["engine-reason"] = reason[:_MOST_REASON]
     headers["engine-died"] = micros(now)
     return _addressed(entry.id, entry.queue, names.DEAD, entry.priority, entry.body, headers, None, now)

@@ -108,7 +108,7 @@ def _pack_end(settlement: Settlement) -> tuple[Argument, ...]:
             int(settlement.counts == "crash"),
         )
     assert not isinstance(settlement, Ack)
-    return ("dead", settlement.reason)
+    return ("dead", settlement.reason, int(settlement.crashed))
 
 
 def _seconds(time: float | None) -> str:

@@ -30,11 +30,10 @@ WHERE owner = ? AND state = {CLAIMED} AND seq IN (SELECT value FROM json_each(?)
 """
 _OVER_LIMIT = f"""
 SELECT seq, iif(crashes + started >= ?, 'crash limit: its process died in ' || (crashes + started) || ' runs',
-    'delivery limit: its worker was lost in ' || deliveries || ' deliveries')
+    'delivery limit: its worker was lost in ' || deliveries || ' deliveries'), started
 FROM message INDEXED BY message_claimed
 WHERE owner = ? AND state = {CLAIMED} AND (crashes + started >= ? OR deliveries >= ?)
 """
-_COUNT_CRASH = "UPDATE message SET crashes = crashes + started WHERE seq IN (SELECT value FROM json_each(?))"
 _LETTERS = """
 SELECT id, queue, reason, died, deliveries, crashes, CAST(body AS BLOB) FROM dead
 WHERE id IN (SELECT id FROM message WHERE seq IN (SELECT value FROM json_each(?)))
@@ -127,8 +126,7 @@ def _bury_hopeless(
     hopeless = connection.execute(_OVER_LIMIT, (max_crashes, number, max_crashes, max_deliveries)).fetchall()
     if not hopeless:
         return []
-    rows = [seq for seq, _ in hopeless]
-    connection.execute(_COUNT_CRASH, (as_json(rows),))
+    rows = [seq for seq, _, _ in hopeless]
     messages.copy_to_dead(connection, json.dumps(hopeless), now)
     letters = [messages.letter(row) for row in connection.execute(_LETTERS, (as_json(rows),)).fetchall()]
     messages.delete(connection, rows)

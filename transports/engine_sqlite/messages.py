@@ -50,7 +50,8 @@ WHERE message.seq = told.seq
 """
 _BURY = """
 INSERT OR REPLACE INTO dead (id, queue, priority, reason, died, deliveries, crashes, body)
-SELECT m.id, m.queue, m.priority, json_extract(told.value, '$[1]'), ?, m.deliveries, m.crashes, m.body
+SELECT m.id, m.queue, m.priority, json_extract(told.value, '$[1]'), ?, m.deliveries,
+    m.crashes + json_extract(told.value, '$[2]'), m.body
 FROM json_each(?) AS told CROSS JOIN message AS m ON m.seq = json_extract(told.value, '$[0]')
 """
 _REPLAY = f"""
@@ -132,7 +133,8 @@ def _json_time(at: float | None) -> str:
 
 
 def copy_to_dead(connection: sqlite3.Connection, reasons: str, now: float) -> None:
-    """Writes the dead letters of messages. ``reasons`` is a JSON array of [seq, reason]."""
+    """Writes the dead letters of messages. ``reasons`` is a JSON array of [seq, reason, crashed]: whether its
+    last run counts one crash more."""
     connection.execute(_BURY, (now, reasons))
 
 

@@ -67,7 +67,7 @@ class _Plan:
         self.stale: list[bytes] = []
         self.ended: list[int] = []
         self.again: list[Envelope] = []
-        self.buried: list[tuple[int, str]] = []
+        self.buried: list[tuple[int, str, bool]] = []
         self.released: list[tuple[int, float | None, bool, bool]] = []
         self.records: list[Record] = []
 
@@ -82,7 +82,7 @@ class _Plan:
         if isinstance(settlement, Again):
             self.again.append(settlement.envelope)
         elif isinstance(settlement, Dead):
-            self.buried.append((row, settlement.reason))
+            self.buried.append((row, settlement.reason, settlement.crashed))
 
 
 def row_of(claim: bytes) -> int | None:

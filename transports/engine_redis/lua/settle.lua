@@ -1,7 +1,7 @@
 -- ARGV: worker, how long results are kept (ms) or "", number of claims, number of acknowledged ones (which come
 -- first), the claims; then for each other one its kind and arguments; then position, id and record of
 -- each record.
---   again: id, line, due or "", body     release: at or "", deliveries to add, crashes to add     dead: reason
+--   again: id, line, due or "", body     release: at or "", deliveries to add, crashes to add     dead: reason, crashes to add
 -- Returns the positions of the stale claims.
 
 local worker, expires = ARGV[1], ARGV[2]
@@ -31,7 +31,7 @@ for i = 1, count do
 end
 
 -- Where the arguments of each kind start, and what follows: the records.
-local LENGTH = {again = 4, release = 3, dead = 1}
+local LENGTH = {again = 4, release = 3, dead = 2}
 local at = 5 + count
 local kinds = {}
 for i = acks + 1, count do
@@ -106,7 +106,7 @@ end
 function end_as.dead(id, _, line, from)
   local deliveries, crashes = tally(id)
   local _, _, body = read(call('HGET', messages, id) or '')
-  bury(id, line, deliveries, crashes, ARGV[from], body or '')
+  bury(id, line, deliveries, crashes + tonumber(ARGV[from + 1]), ARGV[from], body or '')
   ids[#ids + 1] = id
 end
 

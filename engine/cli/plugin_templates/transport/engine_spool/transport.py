@@ -410,8 +410,8 @@ class SpoolConsumer(Consumer):
                 (folder.bodies / ticket.body).unlink()
             case Release(at=at, counts=counts):
                 folder.release(ticket, self._mine, counts, at)
-            case Dead(reason=reason):
-                folder.bury(ticket, self._mine, reason)
+            case Dead(reason=reason, crashed=crashed):
+                folder.bury(ticket, self._mine, reason, crashes=ticket.crashes + crashed)
 
     def _held(self) -> dict[bytes, Ticket]:
         return {ticket.claim.encode(): ticket for ticket in self._folder.tickets(self._mine)}
