@@ -35,9 +35,8 @@ Check = Callable[..., Ended]
 
 
 @pytest.fixture
-def check(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Check]:
+def check(engine: Engine, folder: Path) -> Iterator[Check]:
     """Runs ``engine check`` on an app and a configuration."""
-    monkeypatch.setattr(registry._state, "current", registry._state.current)
     before = set(sys.modules)
 
     def run(*options: str, app: str = APP, config: str = CONFIG, **plugins: str) -> Ended:
@@ -48,7 +47,8 @@ def check(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         sys.modules.pop("shop_app", None)
         return engine("check", *options)
 
-    yield run
+    with registry.isolated():
+        yield run
     for name in set(sys.modules) - before:
         if name.startswith(("shop_app", "engine_plugin_post")):
             del sys.modules[name]

@@ -16,16 +16,18 @@ from engine.errors import ConfigError
 
 Write = Callable[..., None]
 APP = "from engine import Engine\napp = Engine('shop')\n@app.task\ndef bill(): ...\n"
+TESTS = str(Path(__file__).parents[1])
+MODULES = ("shop", "more", "app_of_mine")
+"""What the tests write."""
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """Writes modules into the current directory: ``write(shop__tasks="...")`` is shop/tasks.py."""
     monkeypatch.chdir(tmp_path)
-    # Loading an app makes it the current one: the former one is put back.
-    monkeypatch.setattr(registry._state, "current", registry._state.current)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != ""])
-    before = set(sys.modules)
+    # Other tests have modules of these names, too.
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry and not entry.startswith(TESTS)])
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in MODULES}
 
     def write(**modules: str) -> None:
         for name, text in modules.items():
@@ -33,10 +35,12 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
 
-    yield write
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("shop", "more", "app_of_mine"):
+    with registry.isolated():
+        yield write
+    for name in list(sys.modules):
+        if name.partition(".")[0] in MODULES:
             del sys.modules[name]
+    sys.modules.update(hidden)
 
 
 def _load(app: str | None, include: list[str] | None = None, **settings: object) -> Engine:
