@@ -8,7 +8,6 @@ import os
 import resource
 import socket
 import stat
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from setproctitle import setproctitle
 
 from engine.app.config.loader import Config, lock_path, runtime_dir, socket_path
+from engine.contract.liveness import lock_is_free
 from engine.contract.transport import Worker
 from engine.errors import AlreadyRunning, ConfigError
 from engine.runtime import log as log_setup
@@ -36,13 +36,9 @@ def start(config: Config) -> int:
 
     Raises ConfigError and AlreadyRunning before anything is started.
     """
-    if sys.platform != "linux":
-        raise ConfigError("engine start needs Linux: run it in a container")
     settings = config.settings
     if not settings.broker.url:
         raise ConfigError('no broker: set [broker] url, for example url = "sqlite:///engine.db"')
-    if not settings.engine.app and not settings.engine.include:
-        raise ConfigError('no app: set [engine] app = "package.module:app", or pass --app')
     _append_to_files()
     writer = log_setup.LogWriter()
     log_setup.configure("supervisor", settings.worker.log_level, as_json=settings.worker.json_logs, writer=writer)
@@ -128,16 +124,5 @@ def _sweep(folder: Path) -> None:
     """Removes lock files so old that every other worker has long seen them free."""
     for path in folder.glob("*.lock"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE_LOCK_AGE and _is_free(path):
+            if time.time() - path.stat().st_mtime > STALE_LOCK_AGE and lock_is_free(str(path)):
                 path.unlink()
-
-
-def _is_free(path: Path) -> bool:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True

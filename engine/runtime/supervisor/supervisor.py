@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -368,7 +367,3 @@ def _slot_pair() -> tuple[socket.socket, socket.socket]:
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SLOT_BUFFER)
     return ours, theirs
-
-
-if sys.platform != "linux":  # pragma: no cover
-    raise ImportError("the engine's processes run on Linux only")
