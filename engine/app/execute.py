@@ -159,6 +159,7 @@ class _Execution:
             True,
             None,
             publishes,
+            _process.pid,
         )
 
     def _success_record(self, value: Any, runtime: float) -> Record:
@@ -374,4 +375,5 @@ def _outcome_of(
         started=started,
         reason=end.reason,
         publishes=end.publishes,
+        pid=_process.pid if started else None,
     )

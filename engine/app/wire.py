@@ -75,6 +75,8 @@ class Outcome(msgspec.Struct, frozen=True, tag=2, array_like=True):
     reason: str | None = None
     publishes: list[Envelope] = []
     """What follows from the end (link, link_error): published before it is settled."""
+    pid: int | None = None
+    """Of the child, when it had begun."""
 
 
 class Stored(msgspec.Struct, frozen=True, tag=3, array_like=True):
@@ -129,6 +131,8 @@ class Death(msgspec.Struct, frozen=True, tag=6, array_like=True):
     """Seconds run so far; memory_limit: bytes."""
     stack: str | None = None
     soft_raised: bool = False
+    runtime: float = 0.0
+    """Seconds from the start of the task in hand to the death, as the supervisor saw it."""
 
 
 class TaskInfo(msgspec.Struct, frozen=True, array_like=True):

@@ -18,7 +18,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One step in one task's life.
 
     ``received``: claimed by this worker. ``started``: a child has begun it (told with its end, unless
-    ``track_started``). ``lost``: its process died. ``released``: given back to the broker. ``dead``: dead-lettered.
+    ``track_started``), once for each run, whatever its end. ``lost``: its process died, and it runs again.
+    ``released``: given back to the broker. ``dead``: dead-lettered. The end of a run that raised `Ignore` has no event.
     """
 
     kind: Kind
@@ -29,6 +30,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     retries: int = 0
     deliveries: int = 1
     runtime: float | None = None
+    """Seconds that the run took; None: it was not begun here."""
     child: int | None = None
-    """Process id of the child."""
+    """Process id of the child that ran it; None: it was not begun here."""
     reason: str | None = None

@@ -51,5 +51,7 @@ def engine_worker_stop(name: str, worker: str) -> None:
 
 @hookspec
 def engine_events(events: Sequence[Event]) -> None:
-    """Tells what happened to tasks, in order, some at a time. Runs in the observers' thread behind a bounded queue that
-    drops (and counts) what an observer is too slow for: nothing here can hold up a task."""
+    """Tells what happened to tasks, some at a time. The steps of a run come in order; a message that comes back at once
+    may be received before the end of its last run is told (``deliveries`` and ``retries`` name the run). Runs in the
+    observers' thread behind a bounded queue that drops (and counts) what an observer is too slow for: nothing here can
+    hold up a task."""

@@ -42,7 +42,7 @@ def test_an_observer_hears_of_every_step(make_rig: Callable[..., Rig], monkeypat
     assert lines[-1] == "stop engine w1"
     for id, kinds in {"a": ["received", "started", "succeeded"], "b": ["received", "started", "retried"]}.items():
         assert [line.split()[0] for line in lines if line.endswith(f" {id}")] == kinds
-    for line in ("dead c", "lost d", "dead e"):
+    for line in ("dead c", "started d", "lost d", "dead e"):
         assert line in lines
     assert "engine_events failed" in rig.log
 

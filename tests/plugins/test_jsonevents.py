@@ -78,13 +78,16 @@ def test_every_step_of_a_task_is_a_line(site: Site) -> None:
     assert last["queue"] == "default"
     assert 0 <= last["runtime"] < 20
     assert abs(last["time"] - time.time()) < 60
+    assert isinstance(last["child"], int)
+    assert [row.get("child") for row in site.of(added.id)] == [None, last["child"], last["child"]]
     assert site.kinds(site.send("early"), "succeeded") == ["received", "started", "succeeded"]
     failed = site.send("fail")
     assert site.kinds(failed, "failed") == ["received", "started", "failed"]
     assert site.of(failed.id)[-1]["reason"] == "ValueError: no apples"
     tracked = site.send("tracked")
-    site.kinds(tracked, "succeeded")
+    assert site.kinds(tracked, "succeeded") == ["received", "started", "succeeded"], "its start is told once"
     assert {row["task"] for row in site.of(tracked.id)} == {"event_tasks.tracked"}
+    assert len({row["child"] for row in site.of(tracked.id)[1:]}) == 1
     again = site.send("again")
     once = ["received", "started"]
     assert site.kinds(again, "succeeded") == [*once, "retried", *once, "succeeded"]
@@ -98,8 +101,14 @@ def test_abnormal_ends_are_named(site: Site) -> None:
     engine = site.start()
     assert site.kinds(late, "revoked")[-1] == "revoked"
     died = site.send("die")
-    kinds = site.kinds(died, "dead")
-    assert (kinds.count("lost"), kinds[-1]) == (2, "dead")
+    site.kinds(died, "dead")
+    for delivery, end in ((1, "lost"), (2, "lost"), (3, "dead")):
+        run = [row["event"] for row in site.of(died.id) if row["deliveries"] == delivery]
+        assert run == ["received", "started", end]
+    children = [row["child"] for row in site.of(died.id) if row["event"] != "received"]
+    assert children[::2] == children[1::2], "the same child in a run's start and end"
+    assert len(set(children)) == 3
+    assert all(0 < row["runtime"] < 60 for row in site.of(died.id) if row["event"] in ("lost", "dead"))
     assert "exit status 3" in site.of(died.id)[-1]["reason"]
     ends = [row for row in site.of(died.id) if row["event"] in ("lost", "dead")]
     assert [(row["queue"], row["deliveries"]) for row in ends] == [("default", 1), ("default", 2), ("default", 3)]
@@ -109,7 +118,8 @@ def test_abnormal_ends_are_named(site: Site) -> None:
     wait_for(lambda: engine.running("event_tasks.sleep"), "the task to run")
     engine.ask("quit")
     engine.wait()
-    assert site.kinds(slept, "released")[-1] == "released"
+    assert site.kinds(slept, "released") == ["received", "started", "released"]
+    assert "child" in site.of(slept.id)[-1]
 
 
 def test_without_a_file_the_lines_go_to_stderr(site: Site) -> None:

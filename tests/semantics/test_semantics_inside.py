@@ -150,7 +150,8 @@ def test_a_task_called_as_a_function_is_called_directly(site):
     assert tasks.add(2, 3) == 5
 
 
-def test_apply_runs_the_same_code_here_and_now(site):
+def test_apply_runs_the_same_code_here_and_now(site, monkeypatch):
+    monkeypatch.chdir(site.folder)
     assert tasks.add.apply((2, 3)).get() == 5
     assert tasks.retry_until.apply((3,)).get() == 2
     with pytest.raises(tasks.Sour):

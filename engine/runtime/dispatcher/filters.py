@@ -14,7 +14,7 @@ from engine.errors import MessageError, SerializationError
 from engine.runtime.dispatcher.handout import Held
 from engine.runtime.dispatcher.rates import Rates
 from engine.runtime.dispatcher.registry import Registry
-from engine.runtime.dispatcher.settle import Item
+from engine.runtime.dispatcher.settle import Facts, Item
 
 REVOKED_MOST = 10_000
 """Ids that are remembered as revoked while this worker holds or fetches them; the broker remembers all."""
@@ -95,11 +95,11 @@ def end_item(message: Message, end: ends.End, delivery: Delivery) -> Item:
     return Item(message.task, message.id, end.settlement, end=end, facts=facts_of(message, delivery))
 
 
-def facts_of(message: Message, delivery: Delivery) -> tuple[str, int, int]:
-    """Returns what observers are told of a run, besides task and id."""
-    return delivery.queue, message.retries, delivery.deliveries
+def facts_of(message: Message, delivery: Delivery) -> Facts:
+    """Returns what observers are told of a message that ends here, besides task and id."""
+    return Facts(delivery.queue, message.retries, delivery.deliveries)
 
 
 def _unreadable(delivery: Delivery, end: ends.End) -> Item:
-    facts = (delivery.queue, 0, delivery.deliveries)
+    facts = Facts(delivery.queue, 0, delivery.deliveries)
     return Item("?", delivery.id, end.settlement, end=end, facts=facts)

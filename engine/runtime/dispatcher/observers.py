@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import msgspec
 import pluggy
 
+from engine.app import wire
 from engine.contract.events import Event, Kind
 from engine.contract.results import FAILURE, REVOKED, STARTED, SUCCESS
 from engine.contract.transport import Again, Dead, Release, Settlement
 from engine.runtime.dispatcher.handout import Held
-from engine.runtime.dispatcher.settle import Item
+from engine.runtime.dispatcher.settle import Facts, Item
 
 log = logging.getLogger("engine.dispatcher")
 
@@ -90,10 +91,12 @@ class Observers:
 
 
 class Told:
-    """Makes events of what the dispatcher does."""
+    """Makes events of what the dispatcher does. Main lane."""
 
     def __init__(self, observers: Observers) -> None:
         self._observers = observers
+        self._begun: set[tuple[str, int, int]] = set()
+        """Runs whose start was told before their end: those of tasks with ``track_started``."""
 
     def received(self, held: Sequence[Held]) -> None:
         """Hears of messages that were fetched."""
@@ -116,25 +119,69 @@ class Told:
     def settled(self, items: Sequence[Item]) -> None:
         """Hears of ends that were settled, and of records on the way."""
         now = time.time()
-        self._observers.tell([event for item in items for event in events_of(item, now)])
+        self._observers.tell([event for item in items for event in self._new(item, now)])
+
+    def _new(self, item: Item, now: float) -> list[Event]:
+        """Returns the events of an item, a start that was told before left out."""
+        events = events_of(item, now)
+        if not events:
+            return events
+        first = events[0]
+        run = (first.id, first.retries, first.deliveries)
+        if first.kind == "started" and run in self._begun:
+            del events[0]
+        if item.settlement is None:
+            self._begun.add(run)
+        else:
+            self._begun.discard(run)
+        return events
 
 
 def events_of(item: Item, now: float) -> list[Event]:
     """Returns what an item means for observers: nothing for the acknowledgement of what is about to start."""
-    outcome, record, end = item.outcome, item.record, item.end
-    if outcome is not None:
-        common = (outcome.task, outcome.id, outcome.queue, outcome.retries, outcome.deliveries)
-        kind = _kind(outcome.settlement, outcome.state)
-        ended = [Event(kind, now, *common, runtime=outcome.runtime, reason=outcome.reason)] if kind else []
-        return [Event("started", now - outcome.runtime, *common), *ended] if outcome.started else ended
+    if item.outcome is not None:
+        return _events_of_outcome(item.outcome, now)
     if item.facts is not None and item.settlement is not None:
-        kind = _kind(item.settlement, "" if end is None else end.state)
-        reason = None if end is None else end.reason
-        return [Event(kind, now, item.task, item.id, *item.facts, reason=reason)] if kind else []
+        return _events_of_end(item, item.facts, item.settlement, now)
+    record = item.record
     if record is not None and record.state == STARTED:
-        task = _named(record.body).task
-        return [Event("started", now, task, record.id, retries=record.retries, deliveries=record.deliveries)]
+        told = _told_of(record.body)
+        pid = told.result.get("pid") if isinstance(told.result, dict) else None
+        child = pid if isinstance(pid, int) else None
+        return [
+            Event(
+                "started",
+                now,
+                told.task,
+                record.id,
+                retries=record.retries,
+                deliveries=record.deliveries,
+                child=child,
+            )
+        ]
     return []
+
+
+def _events_of_outcome(outcome: wire.Outcome, now: float) -> list[Event]:
+    common = (outcome.task, outcome.id, outcome.queue, outcome.retries, outcome.deliveries)
+    events = []
+    if outcome.started:
+        events.append(Event("started", now - outcome.runtime, *common, child=outcome.pid))
+    if kind := _kind(outcome.settlement, outcome.state):
+        runtime, reason = outcome.runtime, outcome.reason
+        events.append(Event(kind, now, *common, runtime=runtime, child=outcome.pid, reason=reason))
+    return events
+
+
+def _events_of_end(item: Item, facts: Facts, settlement: Settlement, now: float) -> list[Event]:
+    common = (item.task, item.id, facts.queue, facts.retries, facts.deliveries)
+    events = []
+    if item.started:
+        events.append(Event("started", now - (facts.runtime or 0.0), *common, child=facts.pid))
+    if kind := _kind(settlement, "" if item.end is None else item.end.state):
+        reason = None if item.end is None else item.end.reason
+        events.append(Event(kind, now, *common, runtime=facts.runtime, child=facts.pid, reason=reason))
+    return events
 
 
 def _kind(settlement: Settlement, state: str) -> Kind | None:
@@ -147,11 +194,12 @@ def _kind(settlement: Settlement, state: str) -> Kind | None:
     return _KINDS.get(state)
 
 
-class _Named(msgspec.Struct):
+class _ToldOf(msgspec.Struct):
     """What is read of a record's body."""
 
     task: str = ""
+    result: object = None
 
 
-_named = msgspec.json.Decoder(_Named).decode
+_told_of = msgspec.json.Decoder(_ToldOf).decode
 _KINDS: dict[str, Kind] = {SUCCESS: "succeeded", FAILURE: "failed", REVOKED: "revoked"}

@@ -20,7 +20,7 @@ from engine.runtime.dispatcher.inheritance import Inheritance
 from engine.runtime.dispatcher.journal import Entry, Journal
 from engine.runtime.dispatcher.relay import Children
 from engine.runtime.dispatcher.search import Search
-from engine.runtime.dispatcher.settle import Item
+from engine.runtime.dispatcher.settle import Facts, Item
 
 log = logging.getLogger("engine.dispatcher")
 
@@ -205,7 +205,7 @@ class Outcomes:
         """A child may spoil its own task, but not end another: its task counts as crashed."""
         log.error("child %d reported the end of what it did not run", entry.journal.slot, extra=held.fields)
         end = ends.lost(held.message, held, held.info, "a forged outcome", self.max_crashes, worker=self._worker)
-        self._items.append(_ended(held, end, entry))
+        self._items.append(_ended(held, end, entry, facts_of(held.message, held.delivery)))
 
     # Deaths.
 
@@ -240,7 +240,8 @@ class Outcomes:
             death = msgspec.structs.replace(death, stack=stack)
         end = attribution.judge(death, held, self.max_crashes, self._worker)
         attribution.tell(death, held, end)
-        self._items.append(_ended(held, end, entry, sequence=death.sequence, replayed=self._replaying))
+        facts = facts_of(held.message, held.delivery)._replace(pid=death.pid, runtime=death.runtime)
+        self._items.append(_ended(held, end, entry, facts, sequence=death.sequence, replayed=self._replaying))
         desk.run_hooks(held, end)
 
     def _stack_of(self, entry: Entry, sequence: int) -> str | None:
@@ -264,7 +265,7 @@ class Outcomes:
         entry.journal.consume()
 
 
-def _ended(held: Held, end: ends.End, entry: Entry, sequence: int = 0, replayed: bool = False) -> Item:
+def _ended(held: Held, end: ends.End, entry: Entry, facts: Facts, sequence: int = 0, replayed: bool = False) -> Item:
     """What settles a run that ended without an outcome."""
     return Item(
         held.message.task,
@@ -275,5 +276,5 @@ def _ended(held: Held, end: ends.End, entry: Entry, sequence: int = 0, replayed:
         end=end,
         sequence=sequence,
         replayed=replayed,
-        facts=facts_of(held.message, held.delivery),
+        facts=facts,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +25,19 @@ from engine.runtime.dispatcher.lanes import Backoff, Inbox, Lane, Mailbox
 from engine.runtime.dispatcher.link import Link
 
 log = logging.getLogger("engine.dispatcher")
+
+
+class Facts(NamedTuple):
+    """What observers are told of the end of a run that no outcome tells of."""
+
+    queue: str
+    retries: int
+    deliveries: int
+    pid: int | None = None
+    """Of the child that ran it; None: it was not begun."""
+    runtime: float | None = None
+    """Seconds that it ran."""
+
 
 LARGEST_BATCH = 1000
 """Items that are settled in one call."""
@@ -62,7 +76,7 @@ class Item:
         sequence: int = 0,
         replayed: bool = False,
         then: Callable[[bool], None] | None = None,
-        facts: tuple[str, int, int] | None = None,
+        facts: Facts | None = None,
     ) -> None:
         self.task = task
         self.id = id
@@ -83,7 +97,7 @@ class Item:
         self.then = then
         """Called in the main lane when this is settled, with whether the claim was stale."""
         self.facts = facts
-        """(queue, retries, deliveries) for observers, of what has no outcome. None: they are told nothing of it."""
+        """For observers, of what has no outcome. None: they are told nothing of it."""
         self.publishes = outcome.publishes if outcome is not None else () if end is None else end.publishes
         """What is sent before this is settled."""
         if type(settlement) is Again and not settlement.claim:

@@ -123,6 +123,7 @@ class Undertaker:
             limit=sentence.limit if sentence else 0.0,
             used=sentence.used if sentence else 0.0,
             soft_raised=slot[words.RAISED] >> words.REASON_BITS == generation,
+            runtime=(time.monotonic_ns() - slot[words.STARTED_NS]) / 1e9 if busy else 0.0,
         )
 
     def _free(self, child: Child) -> None:
