@@ -348,7 +348,7 @@ def test_who_looks_through_dead_letters_waits_for_others(
     consumer.settle([Dead(delivery.claim, "reason")])
     foreign.queue_declare("engine.look", exclusive=True)
     with monkeypatch.context() as hurried:
-        hurried.setattr("engine_rabbitmq.alone._TURN", 0.2)
+        hurried.setattr("engine_rabbitmq.exclusive._TURN", 0.2)
         with pytest.raises(BrokerUnavailable, match="somebody else is at the same"):
             transport.dead()
     with ThreadPoolExecutor(1) as client:

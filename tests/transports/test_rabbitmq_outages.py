@@ -146,7 +146,7 @@ def test_a_node_that_is_killed_loses_nothing_that_was_confirmed(
 def test_a_node_that_hangs_is_unavailable_and_then_goes_on(
     node: Node, transport: RabbitTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_rabbitmq.sender.ANSWER_TIMEOUT", 1.0)
+    monkeypatch.setattr("engine_rabbitmq.confirms.ANSWER_TIMEOUT", 1.0)
     send(transport, "one")
     node.pause()
     try:

@@ -4,8 +4,27 @@
   What it delivers a second time may still run, and passes a gate (`Delivery.gate`).
 - Publish and acknowledge are two steps: a retry is published and confirmed, then the old delivery is acknowledged.
 - A give-back counts as a delivery at the server; so a clean one is a copy to the front of the queue.
-- A queue of the engine is several of RabbitMQ's, a delay is a ladder of queues: see `engine_rabbitmq.names`.
-- pika's objects belong to one thread, so each connection has its own: see `engine_rabbitmq.loop`.
+- A queue of the engine is several of RabbitMQ's, a delay is a ladder of queues.
+- pika's objects belong to one thread, so each connection has its own.
+
+Where is what:
+
+=====================  ===============================================================================
+`transport`            `RabbitTransport`, what clients and the command line call
+`consumer`             `RabbitConsumer`, what the lanes of a worker call
+`session`              a worker's connection: subscriptions, deliveries, claims, acknowledgements
+`prefetch`, `acks`     how much the server may push, what it has pushed; which tags to acknowledge
+`publisher`            publishing and looking: two connections that are opened again after a loss
+`confirms`             a channel in confirm mode: sends in a window, returns when the server has it
+`connection`           one connection and the thread that owns it; `channel`: requests and answers
+`topology`, `names`    the queues, exchanges and streams, and what they are called
+`delay_ladder`         delays
+`messages`             a message's properties and headers, both ways
+`dead_letters`         listing, replaying and dropping them; `exclusive`: a lock between clients
+`streams`, `catalogue` reading a stream exactly; what is known of queues and revocations
+`results`              `RabbitResults`, and `result_streams`, what a client knows of them
+`address`, `failures`  the URL and its options; what went wrong, as the engine's errors
+=====================  ===============================================================================
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from typing import Any
 
 from pika import exceptions, spec
 
-from engine_rabbitmq.faults import fault
-from engine_rabbitmq.loop import ANSWER_TIMEOUT, Loop, fail
+from engine_rabbitmq.connection import ANSWER_TIMEOUT, Connection, fail
+from engine_rabbitmq.failures import failure
 
 Call = tuple[str, dict[str, Any]]
 """A method of pika's channel and its arguments."""
@@ -18,12 +18,12 @@ Call = tuple[str, dict[str, Any]]
 class Channel:
     """A channel. What the server refuses closes it: the requests under way fail, then it opens again at the next."""
 
-    def __init__(self, loop: Loop, on_open: Callable[[Any], None] = lambda channel: None) -> None:
-        self.loop = loop
+    def __init__(self, connection: Connection, on_open: Callable[[Any], None] = lambda channel: None) -> None:
+        self.connection = connection
         self.raw: Any = None
-        """pika's channel while it is open. For the loop's own thread only."""
+        """pika's channel while it is open. For the connection's own thread only."""
         self.on_closed: Callable[[Exception], None] = lambda error: None
-        """Called in the loop's thread when the server, or a lost connection, has closed it."""
+        """Called in the connection's thread when the server, or a lost connection, has closed it."""
         self._on_open = on_open
         self._running: set[Future[Any]] = set()
 
@@ -32,24 +32,24 @@ class Channel:
         return self.call_all([(method, arguments)])[0]
 
     def call_all(self, calls: Sequence[Call], timeout: float = ANSWER_TIMEOUT) -> list[Any]:
-        """Makes requests in one go, and returns the answers' methods. Not for the loop's own thread.
+        """Makes requests in one go, and returns the answers' methods. Not for the connection's own thread.
 
         Raises pika's ChannelClosedByBroker when the server refuses one, BrokerUnavailable when the connection is gone.
         """
-        return self.loop.ask(lambda future: self.begin(calls, future), timeout) if calls else []
+        return self.connection.ask(lambda future: self.begin(calls, future), timeout) if calls else []
 
     def begin(self, calls: Sequence[Call], future: Future[list[Any]]) -> None:
-        """As `call_all`, the answers going into the future. Loop's thread."""
+        """As `call_all`, the answers going into the future. The connection's thread."""
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         if self.raw is not None:
             self._send(calls, future)
         else:
-            self.loop.connection.channel(on_open_callback=lambda raw: self._opened(raw, calls, future))
+            self.connection.raw.channel(on_open_callback=lambda raw: self._opened(raw, calls, future))
 
     def close(self) -> None:
         """Closes it; what it holds unacknowledged goes back. Any thread."""
-        self.loop.post(self._close)
+        self.connection.post(self._close)
 
     def _opened(self, raw: Any, calls: Sequence[Call], future: Future[list[Any]]) -> None:
         raw.add_on_close_callback(self._closed)
@@ -77,7 +77,7 @@ class Channel:
     def _closed(self, raw: Any, error: Exception) -> None:
         if raw is self.raw:
             self.raw = None
-        told = fault(error, self.loop.address.place)
+        told = failure(error, self.connection.address.place)
         refused = isinstance(error, exceptions.ChannelClosedByBroker)
         for future in list(self._running):
             fail(future, error if refused else told)
@@ -90,7 +90,7 @@ class Channel:
 
 
 def cancel(raw: Any, tag: str, answered: Callable[[Any], None] = lambda frame: None) -> None:
-    """Ends a subscription. Loop's thread.
+    """Ends a subscription. The connection's thread.
 
     Not by pika's own method: that rejects what is still on its way, and a rejection counts as a delivery.
     """

@@ -17,9 +17,9 @@ from engine.contract import (
     Settlement,
     TakenOver,
 )
+from engine_rabbitmq.confirms import Publication
 from engine_rabbitmq.messages import Entry, Outgoing, copy_of, dead_copy, outgoing
-from engine_rabbitmq.office import Office
-from engine_rabbitmq.sender import Sending
+from engine_rabbitmq.publisher import Publisher
 from engine_rabbitmq.session import Session
 
 _COUNTED = {"nothing": (0, 0), "delivery": (1, 0), "crash": (1, 1)}
@@ -28,9 +28,9 @@ _COUNTED = {"nothing": (0, 0), "delivery": (1, 0), "crash": (1, 1)}
 class RabbitConsumer(Consumer):
     """What the lanes call. It connects at the first use; when the connection is lost, it stays lost."""
 
-    def __init__(self, connect: Callable[[], Session], office: Office) -> None:
+    def __init__(self, connect: Callable[[], Session], publisher: Publisher) -> None:
         self._connect = connect
-        self._office = office
+        self._publisher = publisher
         self._session: Session | None = None
         self._woken = False
 
@@ -52,8 +52,8 @@ class RabbitConsumer(Consumer):
     def renew(self, started: Collection[bytes]) -> None:
         """Does nothing but notice a lost connection: the server itself sees to who lives."""
         session = self._up()
-        if session.loop.error is not None:
-            raise session.loop.error
+        if session.connection.error is not None:
+            raise session.connection.error
 
     def reconcile(self, held: Collection[bytes]) -> Reconciled:
         """See `Consumer.reconcile`. Claims of an earlier connection are lost: the server gave the messages back."""
@@ -62,7 +62,7 @@ class RabbitConsumer(Consumer):
         with session.ready:
             known = {claim: session.held[claim] for claim in held if claim in session.held}
         lost = [claim for claim in held if claim not in known]
-        deliveries = [entry.delivery(self._office.ledger.is_revoked(entry.id)) for entry in known.values()]
+        deliveries = [entry.delivery(self._publisher.catalogue.is_revoked(entry.id)) for entry in known.values()]
         return Reconciled(lost, deliveries, len(returned))
 
     def takeover(self, max_crashes: int, max_deliveries: int) -> Sequence[TakenOver]:
@@ -75,7 +75,7 @@ class RabbitConsumer(Consumer):
             return ()
         letters = [_letter(entry) for entry in poison]
         now = time.time()
-        self._office.publish(
+        self._publisher.publish(
             [dead_copy(entry, letter.reason, now) for entry, letter in zip(poison, letters, strict=True)]
         )
         session.acknowledge(poison)
@@ -90,8 +90,8 @@ class RabbitConsumer(Consumer):
         """See `Consumer.settle`. First copies and retries are published and confirmed, then everything is
         acknowledged: a crash in between leaves both, and the copies are marked."""
         session = self._up()
-        if session.loop.error is not None:
-            raise session.loop.error
+        if session.connection.error is not None:
+            raise session.connection.error
         stale: list[bytes] = []
         ending: dict[bytes, Entry] = {}
         changed: list[tuple[Entry, Settlement]] = []
@@ -124,20 +124,20 @@ class RabbitConsumer(Consumer):
         sending still, is not sent again."""
         now = time.time()
         new: list[tuple[Entry, Settlement]] = []
-        before: dict[Sending, None] = {}
+        before: dict[Publication, None] = {}
         for entry, settlement in changed:
             if entry.successor is not None and entry.successor[0] == settlement:
                 before[entry.successor[1]] = None
             else:
                 new.append((entry, settlement))
         if new:
-            sending = Sending([_successor(settlement, entry, now) for entry, settlement in new])
+            publication = Publication([_successor(settlement, entry, now) for entry, settlement in new])
             for entry, settlement in new:
-                entry.successor = (settlement, sending)
-            before[sending] = None
-        for sending in before:
-            if len(sending.confirmed) < len(sending.items):
-                self._office.carry_out(sending)
+                entry.successor = (settlement, publication)
+            before[publication] = None
+        for publication in before:
+            if len(publication.confirmed) < len(publication.items):
+                self._publisher.send(publication)
 
 
 def _successor(settlement: Settlement, entry: Entry, now: float) -> Outgoing:

@@ -26,7 +26,7 @@ from typing import Any
 import pika
 
 from engine.contract import Delivery, Envelope
-from engine_rabbitmq import names
+from engine_rabbitmq import delay_ladder, names
 
 _MOST_REASON = 16 * 1024
 """Characters of a reason: headers must fit into one frame."""
@@ -168,7 +168,7 @@ def _addressed(
     exchange, key = "", place
     if due is not None and due > now:
         headers["engine-sent"] = micros(now)
-        exchange, key = names.delayed(place, due - now)
+        exchange, key = delay_ladder.delayed(place, due - now)
     properties = pika.BasicProperties(
         content_type="application/json",
         delivery_mode=2,

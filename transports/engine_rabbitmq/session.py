@@ -4,7 +4,7 @@
   once, whether it runs here or not. So what comes again passes a gate (`Delivery.gate`).
 - The server pushes; a fetch takes from what was pushed. What nobody wants goes back, uncounted: a copy to the front of
   its queue, confirmed, then the acknowledgement. (RabbitMQ's own give-back counts as a delivery.)
-- The connection never publishes: see `engine_rabbitmq.office`.
+- The connection never publishes: see `engine_rabbitmq.publisher`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import msgspec
 from engine.contract import Delivery
 from engine.errors import BrokerFull, BrokerUnavailable
 from engine_rabbitmq import names
+from engine_rabbitmq.acks import DeliveryTags
+from engine_rabbitmq.catalogue import Catalogue, Order, QueueFact
 from engine_rabbitmq.channel import Channel, cancel
-from engine_rabbitmq.credit import Credit
-from engine_rabbitmq.journals import Fact, Ledger, Order, Reader
-from engine_rabbitmq.lines import Lines
-from engine_rabbitmq.loop import Loop
+from engine_rabbitmq.confirms import Publication
+from engine_rabbitmq.connection import Connection
 from engine_rabbitmq.messages import Entry, copy_of
-from engine_rabbitmq.office import Office, learn, whole
-from engine_rabbitmq.sender import Sending
-from engine_rabbitmq.tags import Tags
-from engine_rabbitmq.topology import Topology
+from engine_rabbitmq.prefetch import PrefetchBuffer, PrefetchSize
+from engine_rabbitmq.publisher import Publisher
+from engine_rabbitmq.streams import StreamReader
+from engine_rabbitmq.topology import Topology, with_companions
 
 log = logging.getLogger("engine.rabbitmq")
 _LOOK = 0.125
@@ -43,8 +43,8 @@ _order = msgspec.json.Decoder(Order)
 class Session:
     """One consuming connection. `fetch` belongs to the fetch lane, `acknowledge` to any."""
 
-    def __init__(self, loop: Loop, topology: Topology, office: Office, queues: Sequence[str]) -> None:
-        self.loop = loop
+    def __init__(self, connection: Connection, topology: Topology, publisher: Publisher, queues: Sequence[str]) -> None:
+        self.connection = connection
         self.held: dict[bytes, Entry] = {}
         """What the lanes hold, by claim. Change it under `ready`."""
         self.ready = threading.Condition()
@@ -52,15 +52,15 @@ class Session:
         """Deliveries above which a message is not handed out any more."""
         self._poison: list[Entry] = []
         self._topology = topology
-        self._office = office
-        self._ledger: Ledger = office.ledger
+        self._publisher = publisher
+        self._catalogue: Catalogue = publisher.catalogue
         self._queues = tuple(queues)
         self._epoch = os.urandom(5).hex()
-        self._channel = Channel(loop, self._opened)
+        self._channel = Channel(connection, self._opened)
         self._channel.on_closed = self._lost
-        self._lines = Lines()
-        self._tags = Tags()
-        self._credit = Credit()
+        self._buffer = PrefetchBuffer()
+        self._tags = DeliveryTags()
+        self._prefetch = PrefetchSize()
         self._period = 0
         self._out = 0
         self._subscribed: dict[str, str] = {}
@@ -80,13 +80,13 @@ class Session:
 
     def open(self) -> None:
         """Connects, learns what the streams hold, and declares the queues. Raises BrokerUnavailable."""
-        self.loop.on_end = lambda error: self._ring()
-        self.loop.open()
+        self.connection.on_end = lambda error: self._ring()
+        self.connection.open()
         try:
             self._topology.streams()
             self._readers = [
-                Reader(self.loop, names.QUEUES, self._on_fact),
-                Reader(self.loop, names.REVOKED, self._on_order),
+                StreamReader(self.connection, names.QUEUES, self._on_fact),
+                StreamReader(self.connection, names.REVOKED, self._on_order),
             ]
             for reader in self._readers:
                 reader.read()
@@ -94,7 +94,7 @@ class Session:
             self._declare()
             self._channel.call_all([("basic_qos", {"prefetch_count": 1})])
         except BaseException:
-            self.loop.close()
+            self.connection.close()
             raise
 
     def use(self, queues: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ class Session:
     def fetch(self, limit: int, timeout: float) -> list[Delivery]:
         """As `Consumer.fetch`."""
         deadline = time.monotonic() + timeout
-        self._credit.want(limit > 0, time.monotonic())
+        self._prefetch.want(limit > 0, time.monotonic())
         try:
             while True:
                 if limit > 0 and self._subscribe(limit):
@@ -119,7 +119,7 @@ class Session:
                     return taken
         finally:
             if limit > 0:
-                self._credit.want(False, time.monotonic())
+                self._prefetch.want(False, time.monotonic())
 
     def wake(self) -> None:
         """Makes a waiting fetch return. Any thread."""
@@ -147,14 +147,14 @@ class Session:
         with self.ready:
             for entry in self.held.values():
                 held[entry.queue] = held.get(entry.queue, 0) + 1
-            return self._lines.counts(), held
+            return self._buffer.counts(), held
 
     def acknowledge(self, entries: Iterable[Entry]) -> None:
         """Acknowledges, and returns when the server has heard it. Raises BrokerUnavailable."""
         done = list(entries)
         if not done:
             return
-        self.loop.ask(lambda future: self._acknowledge(done, future))
+        self.connection.ask(lambda future: self._acknowledge(done, future))
         with self.ready:
             for entry in done:
                 if self.held.pop(entry.claim, None) is not None:
@@ -170,12 +170,12 @@ class Session:
 
     def look_again(self) -> None:
         """Says that what is known of queues has changed. Any thread."""
-        self.loop.post(self._mark_stale)
+        self.connection.post(self._mark_stale)
 
     def purge(self, queue: str) -> int:
         """Drops what waits here of a queue; returns how many. Any thread."""
         with self.ready:
-            entries = self._lines.take_queues(lambda name: name == queue)
+            entries = self._buffer.take_queues(lambda name: name == queue)
         self.acknowledge(entries)
         return len(entries)
 
@@ -183,35 +183,35 @@ class Session:
         """Gives everything back and says goodbye. Never raises: what cannot be given back so, the server takes back
         when the connection ends, and counts a delivery."""
         try:
-            if self.loop.error is None:
+            if self.connection.error is None:
                 self._cancel_all()
                 with self.ready:
-                    entries = self._lines.take_back(len(self._lines)) + list(self.held.values())
+                    entries = self._buffer.take_back(len(self._buffer)) + list(self.held.values())
                 self._give_back(entries)
         except (BrokerUnavailable, BrokerFull) as error:
             log.warning("what was fetched goes back by the end of the connection, as one delivery: %s", error)
-        self.loop.close()
+        self.connection.close()
 
     def _declare(self) -> None:
-        self._topology.places(whole((queue, 0) for queue in self._queues))
+        self._topology.places(with_companions((queue, 0) for queue in self._queues))
         for queue in self._queues:
-            if self._ledger.queue(queue) is None:
+            if self._catalogue.queue(queue) is None:
                 self._make_known(queue)
 
     def _make_known(self, queue: str) -> None:
         try:
-            self._office.tell(Fact(queue))
+            self._publisher.tell(QueueFact(queue))
         except BrokerFull as error:
             # Whoever sends to it makes it known too; fetching must begin while the server refuses messages.
             log.info("queue %s is not made known now: %s", queue, error)
-            self._ledger.learn(Fact(queue))
+            self._catalogue.learn(QueueFact(queue))
 
     def _take(self, limit: int, deadline: float) -> list[Delivery] | None:
         """Takes what is there, waiting until the deadline. None: the subscriptions have to be looked at again."""
         with self.ready:
             while True:
-                if self.loop.error is not None:
-                    raise self.loop.error
+                if self.connection.error is not None:
+                    raise self.connection.error
                 now = time.monotonic()
                 taken = self._hand_out(limit) if limit > 0 else []
                 if taken or self._woken or self._commands or now >= deadline:
@@ -225,20 +225,20 @@ class Session:
 
     def _hand_out(self, limit: int) -> list[Delivery]:
         deliveries = []
-        for entry in self._lines.take(limit, self._is_paused):
+        for entry in self._buffer.take(limit, self._is_paused):
             entry.claim = b"%s.%x" % (self._epoch.encode(), next(self._claims))
             self._out += entry.period == self._period
             self.held[entry.claim] = entry
             if entry.deliveries > self.most_deliveries and entry.gate and not entry.copied:
                 self._poison.append(entry)
             else:
-                deliveries.append(entry.delivery(self._ledger.is_revoked(entry.id)))
+                deliveries.append(entry.delivery(self._catalogue.is_revoked(entry.id)))
         if deliveries:
-            self._credit.took(len(deliveries), len(self._lines))
+            self._prefetch.took(len(deliveries), len(self._buffer))
         return deliveries
 
     def _is_paused(self, queue: str) -> bool:
-        known = self._ledger.queue(queue)
+        known = self._catalogue.queue(queue)
         return known is not None and known.paused
 
     # Subscriptions.
@@ -246,15 +246,15 @@ class Session:
     def _subscribe(self, limit: int) -> bool:
         """Subscribes where and for as much as is wanted, if need be. Returns when the first messages are there."""
         with self.ready:
-            if len(self._lines) >= limit and not self._stale:
+            if len(self._buffer) >= limit and not self._stale:
                 return False
-            size = self._credit.size_for(limit, self._out)
-            if size <= self._credit.size and not self._stale:
+            size = self._prefetch.size_for(limit, self._out)
+            if size <= self._prefetch.size and not self._stale:
                 return False
             self._subscribing = True
             self._stale = False
-            self._version = self._ledger.version
-            self._credit.size = size
+            self._version = self._catalogue.version
+            self._prefetch.size = size
             self._period += 1
             self._out = 0
         try:
@@ -271,7 +271,7 @@ class Session:
     def _wanted_places(self) -> list[tuple[str, int]]:
         places = []
         for queue in self._queues:
-            known = self._ledger.queue(queue)
+            known = self._catalogue.queue(queue)
             if known is None or not known.paused:
                 levels = {0} if known is None else known.levels
                 places += [(queue, level) for level in (names.FRONT, *sorted(levels, reverse=True))]
@@ -292,7 +292,7 @@ class Session:
         self._subscribed = {}
         self._channel.call_all([("basic_cancel", {"consumer_tag": tag}) for tag in tags])
 
-    # In the loop's thread.
+    # In the connection's thread.
 
     def _opened(self, raw: Any) -> None:
         raw.add_on_cancel_callback(self._cancelled)
@@ -305,8 +305,8 @@ class Session:
         self._mark_stale()
 
     def _lost(self, error: Exception) -> None:
-        if self.loop.error is None and not self.loop.closing:
-            self.loop.abort(str(error).removeprefix(f"{self.loop.address.place}: "))
+        if self.connection.error is None and not self.connection.closing:
+            self.connection.abort(str(error).removeprefix(f"{self.connection.address.place}: "))
         self._ring()
 
     def _arrived(self, entry: Entry, period: int) -> None:
@@ -314,16 +314,16 @@ class Session:
         if not entry.id:
             entry.id = f"{entry.queue} {self._epoch}.{entry.tag}"
         self._tags.delivered(entry.tag)
-        if self._ledger.is_purged(entry.queue, entry.headers):
+        if self._catalogue.is_purged(entry.queue, entry.headers):
             self._send_acks([entry])
             return
         with self.ready:
-            self._lines.add(entry)
+            self._buffer.add(entry)
         self._watch()
         if self._waiting and not self._ringing:
             # Behind what is in the socket's buffer now: the lane wakes for many messages at once.
             self._ringing = True
-            self.loop.post(self._ring)
+            self.connection.post(self._ring)
 
     def _ring(self) -> None:
         self._ringing = False
@@ -331,14 +331,14 @@ class Session:
             self.ready.notify_all()
 
     def _on_fact(self, entry: bytes, properties: Any) -> None:
-        learn(self._ledger, entry)
-        if self._ledger.version != self._version:
+        self._catalogue.read(entry)
+        if self._catalogue.version != self._version:
             self._mark_stale()
 
     def _on_order(self, entry: bytes, properties: Any) -> None:
         order = _order.decode(entry)
         if order.ids:
-            self._ledger.revoke(order.ids, order.until)
+            self._catalogue.revoke(order.ids, order.until)
         if order.command and self._hears:
             with self.ready:
                 self._commands.append(order.command)
@@ -352,7 +352,7 @@ class Session:
 
     def _acknowledge(self, entries: Sequence[Entry], future: Future[list[Any]]) -> None:
         self._send_acks(entries)
-        self._channel.begin([("basic_qos", {"prefetch_count": max(1, self._credit.size)})], future)
+        self._channel.begin([("basic_qos", {"prefetch_count": max(1, self._prefetch.size)})], future)
 
     def _send_acks(self, entries: Iterable[Entry]) -> None:
         if self._channel.raw is not None:
@@ -361,9 +361,9 @@ class Session:
 
     def _watch(self) -> None:
         """Looks several times a second while something waits here."""
-        if not self._keeping and self.loop.error is None:
+        if not self._keeping and self.connection.error is None:
             self._keeping = True
-            self.loop.connection.ioloop.call_later(_LOOK, self._keep)
+            self.connection.raw.ioloop.call_later(_LOOK, self._keep)
 
     def _keep(self) -> None:
         """Gives back what nobody wants."""
@@ -372,13 +372,13 @@ class Session:
         tags: list[str] = []
         with self.ready:
             if not self._subscribing:
-                surplus = self._credit.surplus(len(self._lines), time.monotonic())
-                entries = self._lines.take_back(surplus) if surplus else []
-                entries += self._lines.take_queues(self._is_paused)
+                surplus = self._prefetch.surplus(len(self._buffer), time.monotonic())
+                entries = self._buffer.take_back(surplus) if surplus else []
+                entries += self._buffer.take_queues(self._is_paused)
             if entries:
-                self._credit.size = 0
+                self._prefetch.size = 0
                 tags, self._subscribed = list(self._subscribed.values()), {}
-            if len(self._lines):
+            if len(self._buffer):
                 self._watch()
         if entries:
             self._return(entries, tags)
@@ -390,21 +390,23 @@ class Session:
         for tag in tags:
             cancel(self._channel.raw, tag)
         now = time.time()
-        sending = self._office.begin([copy_of(entry, None, now) for entry in entries])
-        sending.future.add_done_callback(lambda future: self.loop.post(lambda: self._returned(entries, sending)))
+        publication = self._publisher.begin([copy_of(entry, None, now) for entry in entries])
+        publication.future.add_done_callback(
+            lambda future: self.connection.post(lambda: self._returned(entries, publication))
+        )
 
-    def _returned(self, entries: list[Entry], sending: Sending) -> None:
-        gone = set(sending.confirmed) - set(sending.returned)
+    def _returned(self, entries: list[Entry], publication: Publication) -> None:
+        gone = set(publication.confirmed) - set(publication.returned)
         self._send_acks([entries[position] for position in gone])
         left = [entry for position, entry in enumerate(entries) if position not in gone]
         if left:
             with self.ready:
-                self._lines.put_back(left)
+                self._buffer.put_back(left)
             self._watch()
 
     def _give_back(self, entries: Sequence[Entry]) -> None:
         ordered = sorted(entries, key=lambda entry: entry.tag)
         now = time.time()
         copies = [copy_of(entry, None, now) for entry in ordered]
-        self._office.publish(copies)
+        self._publisher.publish(copies)
         self.acknowledge(ordered)

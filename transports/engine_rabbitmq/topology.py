@@ -13,11 +13,11 @@ from typing import Any
 from pika import exceptions
 
 from engine.errors import TransportError
-from engine_rabbitmq import names
-from engine_rabbitmq.alone import alone
+from engine_rabbitmq import delay_ladder, names
 from engine_rabbitmq.channel import Call, Channel
-from engine_rabbitmq.faults import fault
-from engine_rabbitmq.loop import Loop
+from engine_rabbitmq.connection import Connection
+from engine_rabbitmq.exclusive import exclusive_lock
+from engine_rabbitmq.failures import failure
 
 log = logging.getLogger("engine.rabbitmq")
 DELIVERY_LIMIT = 1000
@@ -37,9 +37,9 @@ _CONSUMER_TIMEOUT_SINCE = (3, 12)
 class Topology:
     """Declarations over one connection. One thread at a time."""
 
-    def __init__(self, loop: Loop, queue_type: str, consumer_timeout: float | None) -> None:
-        self._loop = loop
-        self._channel = Channel(loop)
+    def __init__(self, connection: Connection, queue_type: str, consumer_timeout: float | None) -> None:
+        self._connection = connection
+        self._channel = Channel(connection)
         self._type = queue_type
         self._consumer_timeout = consumer_timeout
         self._places: set[str] = set()
@@ -81,7 +81,7 @@ class Topology:
         bound = [names.place(queue, level) for queue, level in wanted if level in names.PRIORITIES]
         if bound:
             self._declare_due()
-            self._calls([_bind(place, names.DUE, names.due_key(place)) for place in bound])
+            self._calls([_bind(place, delay_ladder.DUE, delay_ladder.due_key(place)) for place in bound])
         self._places.update(names.place(queue, level) for queue, level in wanted)
 
     def forget(self, place: str | None) -> None:
@@ -101,22 +101,22 @@ class Topology:
         if self._rungs == 0:
             self._declare([(names.LOST, self._limitless())])
             self._calls([_exchange(names.LOST, "fanout"), _bind(names.LOST, names.LOST, "")])
-            self._calls([_exchange(names.DUE, "topic", {"alternate-exchange": names.LOST})])
+            self._calls([_exchange(delay_ladder.DUE, "topic", {"alternate-exchange": names.LOST})])
 
     def _declare_rung(self, number: int) -> None:
-        name, following = names.rung(number), names.DUE if number == 0 else names.rung(number - 1)
+        name, following = delay_ladder.rung(number), delay_ladder.DUE if number == 0 else delay_ladder.rung(number - 1)
         self._calls([_exchange(name, "topic")])
         # Quorum whatever the queues are: the server limits the expiry of other queues to 49 days.
         arguments = {
             "x-queue-type": "quorum",
-            "x-message-ttl": names.rung_ttl(number),
+            "x-message-ttl": delay_ladder.rung_ttl(number),
             "x-dead-letter-exchange": following,
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
         }
         self._declare([(name, arguments)])
-        past = {"destination": following, "source": name, "routing_key": names.rung_key(number, "0")}
-        self._calls([_bind(name, name, names.rung_key(number, "1")), ("exchange_bind", past)])
+        past = {"destination": following, "source": name, "routing_key": delay_ladder.rung_key(number, "0")}
+        self._calls([_bind(name, name, delay_ladder.rung_key(number, "1")), ("exchange_bind", past)])
 
     def _arguments(self, queue: str, level: int) -> dict[str, Any]:
         if level == names.DEAD:
@@ -132,7 +132,7 @@ class Topology:
                 "x-overflow": "reject-publish",
                 "x-delivery-limit": DELIVERY_LIMIT,
             }
-        if self._consumer_timeout is not None and server_version(self._loop) >= _CONSUMER_TIMEOUT_SINCE:
+        if self._consumer_timeout is not None and server_version(self._connection) >= _CONSUMER_TIMEOUT_SINCE:
             arguments["x-consumer-timeout"] = int(self._consumer_timeout * 1000)
         return arguments
 
@@ -143,7 +143,7 @@ class Topology:
     def _declare_streams(self, streams: Mapping[str, Mapping[str, Any]]) -> None:
         """Declares streams, alone: while one is being made for somebody else, RabbitMQ says that it is there, and fails
         at whoever uses it."""
-        with alone(self._loop, names.DECLARE):
+        with exclusive_lock(self._connection, names.DECLARE):
             for name, arguments in streams.items():
                 self._declare([(name, {"x-queue-type": "stream", **arguments})])
 
@@ -153,7 +153,7 @@ class Topology:
             self._channel.call_all(calls)
         except exceptions.ChannelClosedByBroker as error:
             if error.reply_code != _DIFFERS:
-                raise fault(error, self._loop.address.place) from error
+                raise failure(error, self._connection.address.place) from error
             if len(queues) == 1:
                 self._use_as_it_is(queues[0][0], error)
             else:
@@ -172,15 +172,15 @@ class Topology:
         except exceptions.ChannelClosedByBroker as error:
             if error.reply_code == _DIFFERS:
                 raise TransportError(
-                    f"{self._loop.address.place}: an exchange of the engine's was declared otherwise by somebody "
+                    f"{self._connection.address.place}: an exchange of the engine's was declared otherwise by somebody "
                     f"else: delete it, or use another virtual host ({error.reply_text})"
                 ) from error
-            raise fault(error, self._loop.address.place) from error
+            raise failure(error, self._connection.address.place) from error
 
 
-def server_version(loop: Loop) -> tuple[int, ...]:
+def server_version(connection: Connection) -> tuple[int, ...]:
     """Returns the server's version, such as (3, 10, 8); () if it does not tell."""
-    parts = str(loop.server.get("version", "")).split(".")
+    parts = str(connection.server.get("version", "")).split(".")
     return tuple(int(part) for part in parts if part.isdigit())
 
 
@@ -190,3 +190,9 @@ def _exchange(name: str, kind: str, arguments: dict[str, Any] | None = None) -> 
 
 def _bind(queue: str, exchange: str, key: str) -> Call:
     return ("queue_bind", {"queue": queue, "exchange": exchange, "routing_key": key})
+
+
+def with_companions(places: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Returns places with what belongs to each queue whatever is sent: the dead first, as the others point there."""
+    wanted = dict.fromkeys((queue, level) for queue, own in places for level in (names.DEAD, 0, names.FRONT, own))
+    return list(wanted)

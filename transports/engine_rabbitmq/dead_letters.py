@@ -14,18 +14,18 @@ from typing import Any
 from pika import exceptions
 
 from engine.contract import DeadLetter
-from engine_rabbitmq import names
-from engine_rabbitmq.alone import alone
+from engine_rabbitmq import delay_ladder, names
 from engine_rabbitmq.channel import Channel
-from engine_rabbitmq.faults import fault
-from engine_rabbitmq.loop import Loop
+from engine_rabbitmq.connection import Connection
+from engine_rabbitmq.exclusive import exclusive_lock
+from engine_rabbitmq.failures import failure
 from engine_rabbitmq.messages import Entry
 
 LISTED_BODY = 64 * 1024
 _GONE = 404
 
 
-class Grave:
+class StoredLetter:
     """A dead letter as it lies there."""
 
     __slots__ = ("died", "entry", "reason")
@@ -34,7 +34,7 @@ class Grave:
         self.entry = entry
         self.reason, self.died = _why(entry)
 
-    def letter(self, most: int | None = None) -> DeadLetter:
+    def shown(self, most: int | None = None) -> DeadLetter:
         """Returns it as an operator sees it, the body cut to ``most`` bytes."""
         entry = self.entry
         return DeadLetter(
@@ -42,12 +42,12 @@ class Grave:
         )
 
 
-class Graves:
+class DeadLetters:
     """The dead letters of some queues, or of all, over one connection."""
 
-    def __init__(self, loop: Loop, queues: Iterable[str], *, lost: bool = False) -> None:
+    def __init__(self, connection: Connection, queues: Iterable[str], *, lost: bool = False) -> None:
         """``lost``: also look at delayed messages that became due when their queue was gone."""
-        self._loop = loop
+        self._connection = connection
         self._places = [names.place(queue, names.DEAD) for queue in queues] + [names.LOST] * lost
 
     def latest(self, limit: int) -> list[DeadLetter]:
@@ -55,50 +55,50 @@ class Graves:
         found: dict[str, tuple[float, int, DeadLetter]] = {}
         count = itertools.count()
 
-        def keep(grave: Grave) -> bool:
-            id, died = grave.entry.id, grave.died
+        def keep(letter: StoredLetter) -> bool:
+            id, died = letter.entry.id, letter.died
             if id not in found or found[id][0] <= died:
-                found[id] = (died, next(count), grave.letter(LISTED_BODY))
+                found[id] = (died, next(count), letter.shown(LISTED_BODY))
             return False
 
-        with alone(self._loop, names.LOOK):
+        with exclusive_lock(self._connection, names.LOOK):
             for place in self._places:
                 self._visit(place, keep, lambda: None)
         return [letter for _, _, letter in heapq.nlargest(limit, found.values(), key=lambda one: one[:2])]
 
     def find(self, id: str) -> DeadLetter | None:
         """Returns one, whole."""
-        found: list[Grave] = []
+        found: list[StoredLetter] = []
 
-        def keep(grave: Grave) -> bool:
-            if grave.entry.id == id:
-                found.append(grave)
+        def keep(letter: StoredLetter) -> bool:
+            if letter.entry.id == id:
+                found.append(letter)
             return False
 
-        with alone(self._loop, names.LOOK):
+        with exclusive_lock(self._connection, names.LOOK):
             for place in self._places:
                 self._visit(place, keep, lambda: None)
-        return max(found, key=lambda grave: grave.died).letter() if found else None
+        return max(found, key=lambda letter: letter.died).shown() if found else None
 
     def take(self, ids: Sequence[str], use: Callable[[list[Entry]], None]) -> int:
         """Removes those of these ids, after ``use`` was called with the latest of each; returns how many ids."""
         wanted = frozenset(ids)
-        with alone(self._loop, names.LOOK):
+        with exclusive_lock(self._connection, names.LOOK):
             return sum(self._take(place, wanted, use) for place in self._places)
 
     def _take(self, place: str, wanted: frozenset[str], use: Callable[[list[Entry]], None]) -> int:
-        latest: dict[str, Grave] = {}
+        latest: dict[str, StoredLetter] = {}
 
-        def pick(grave: Grave) -> bool:
-            id = grave.entry.id
-            if id in wanted and (id not in latest or latest[id].died <= grave.died):
-                latest[id] = grave
+        def pick(letter: StoredLetter) -> bool:
+            id = letter.entry.id
+            if id in wanted and (id not in latest or latest[id].died <= letter.died):
+                latest[id] = letter
             return id in wanted
 
-        self._visit(place, pick, lambda: use([grave.entry for grave in latest.values()]))
+        self._visit(place, pick, lambda: use([letter.entry for letter in latest.values()]))
         return len(latest)
 
-    def _visit(self, place: str, pick: Callable[[Grave], bool], use: Callable[[], None]) -> None:
+    def _visit(self, place: str, pick: Callable[[StoredLetter], bool], use: Callable[[], None]) -> None:
         """Shows each dead letter of a queue; removes the picked ones once ``use`` has returned."""
         picked: list[int] = []
         seen = 0
@@ -106,11 +106,11 @@ class Graves:
         def arrived(raw: Any, method: Any, properties: Any, body: bytes) -> None:
             nonlocal seen
             seen += 1
-            queue = names.split(place)[0] if place != names.LOST else names.target(method.routing_key)
-            if pick(Grave(Entry(queue, names.DEAD, method.delivery_tag, False, properties, body))):
+            queue = names.split(place)[0] if place != names.LOST else delay_ladder.target(method.routing_key)
+            if pick(StoredLetter(Entry(queue, names.DEAD, method.delivery_tag, False, properties, body))):
                 picked.append(method.delivery_tag)
 
-        channel = Channel(self._loop)
+        channel = Channel(self._connection)
         consume = {"queue": place, "on_message_callback": arrived}
         barrier = ("basic_qos", {"prefetch_count": 0})
         try:
@@ -121,11 +121,11 @@ class Graves:
                 channel.call_all([barrier])
             if picked:
                 use()
-            self._loop.post(lambda: _sort(channel.raw, picked))
+            self._connection.post(lambda: _sort(channel.raw, picked))
             channel.call_all([barrier])
         except exceptions.ChannelClosedByBroker as error:
             if error.reply_code != _GONE:
-                raise fault(error, self._loop.address.place) from error
+                raise failure(error, self._connection.address.place) from error
         finally:
             channel.close()
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pika import exceptions
 
 from engine_rabbitmq.channel import Channel
-from engine_rabbitmq.faults import fault
-from engine_rabbitmq.loop import Loop
+from engine_rabbitmq.connection import Connection
+from engine_rabbitmq.failures import failure
 
 _TURN = 10.0
 """Seconds to wait for others."""
@@ -19,10 +19,10 @@ _LOCKED = 405
 
 
 @contextmanager
-def alone(loop: Loop, name: str) -> Iterator[None]:
+def exclusive_lock(connection: Connection, name: str) -> Iterator[None]:
     """Does what is inside while no other connection does what is inside of the same name. The lock ends with the
     connection. Raises BrokerUnavailable when others take too long."""
-    channel = Channel(loop)
+    channel = Channel(connection)
     deadline = time.monotonic() + _TURN
     while True:
         try:
@@ -30,11 +30,11 @@ def alone(loop: Loop, name: str) -> Iterator[None]:
             break
         except exceptions.ChannelClosedByBroker as error:
             if error.reply_code != _LOCKED or time.monotonic() >= deadline:
-                raise fault(error, loop.address.place) from error
+                raise failure(error, connection.address.place) from error
         time.sleep(_AGAIN)
     try:
         yield
     finally:
-        if loop.error is None:
+        if connection.error is None:
             channel.call("queue_delete", queue=name)
             channel.close()

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 
-class Tags:
+class DeliveryTags:
     """The tags of one channel that the server waits for, in the order of delivery."""
 
     def __init__(self) -> None:

@@ -39,7 +39,7 @@ class Refused(BrokerUnavailable):
     """The server refuses this user, virtual host or request: something in the configuration is wrong."""
 
 
-def fault(error: BaseException, place: str) -> BrokerUnavailable:
+def failure(error: BaseException, place: str) -> BrokerUnavailable:
     """Returns the engine's error for one of pika's. ``place`` names the server, without a password."""
     if isinstance(error, BrokerUnavailable):
         return error

@@ -18,8 +18,8 @@ import msgspec
 
 from engine.contract import Record
 from engine_rabbitmq import names
-from engine_rabbitmq.journals import Reader
-from engine_rabbitmq.loop import Loop
+from engine_rabbitmq.connection import Connection
+from engine_rabbitmq.streams import StreamReader
 from engine_rabbitmq.topology import Topology
 
 _MOST = 10_000
@@ -28,7 +28,7 @@ _MARGIN = 300.0
 """Seconds by which the clocks of client and server may differ."""
 
 
-class Kept(msgspec.Struct, array_like=True):
+class ResultEntry(msgspec.Struct, array_like=True):
     """An entry of a stream of results. Without a record: forget what lies before."""
 
     until: float
@@ -46,7 +46,7 @@ class _Known:
         self.offset = -1
         self.forgotten = -1
 
-    def add(self, entry: Kept, offset: int) -> None:
+    def add(self, entry: ResultEntry, offset: int) -> None:
         if entry.record is None:
             self.forgotten = max(self.forgotten, offset)
             if self.offset < offset:
@@ -61,7 +61,7 @@ class _Known:
         return record if record is not None and record.keep and self.until > time.time() else None
 
 
-class Fresh:
+class SendTimes:
     """When this process sent which tasks: their results are not older. Any thread."""
 
     def __init__(self) -> None:
@@ -84,17 +84,17 @@ class Fresh:
         return min(known) if len(known) == len(times) else None
 
 
-class Shelf:
+class ResultStreams:
     """The results that were asked for, over one connection. One thread asks at a time."""
 
-    def __init__(self, loop: Loop, topology: Topology, fresh: Fresh) -> None:
+    def __init__(self, connection: Connection, topology: Topology, send_times: SendTimes) -> None:
         self.changed = threading.Condition()
-        self._loop = loop
+        self._connection = connection
         self._topology = topology
-        self._fresh = fresh
+        self._send_times = send_times
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._readers: dict[str, Reader] = {}
-        loop.on_end = lambda error: self._notify()
+        self._readers: dict[str, StreamReader] = {}
+        connection.on_end = lambda error: self._notify()
 
     def look(self, ids: Sequence[str]) -> dict[str, Record]:
         """Returns what the streams hold now. Raises BrokerUnavailable."""
@@ -108,8 +108,8 @@ class Shelf:
 
     def found(self, ids: Iterable[str]) -> dict[str, Record]:
         """Returns what is known of these already. Raises BrokerUnavailable when the connection is gone."""
-        if self._loop.error is not None:
-            raise self._loop.error
+        if self._connection.error is not None:
+            raise self._connection.error
         known = {id: self._known.get(id) for id in ids}
         return {id: record for id, one in known.items() if one is not None and (record := one.get()) is not None}
 
@@ -123,12 +123,12 @@ class Shelf:
                 self._known.popitem(last=False)
         reader = self._readers.get(stream)
         if reader is None:
-            reader = self._readers[stream] = Reader(self._loop, stream, self._take, "next")
+            reader = self._readers[stream] = StreamReader(self._connection, stream, self._take, "next")
         reader.read()
         if new:
-            since = self._fresh.since(new)
+            since = self._send_times.since(new)
             start = "first" if since is None else datetime.fromtimestamp(since - _MARGIN, UTC)
-            scan = Reader(self._loop, stream, self._take, start)
+            scan = StreamReader(self._connection, stream, self._take, start)
             try:
                 scan.read()
             finally:
@@ -147,4 +147,4 @@ class Shelf:
             self.changed.notify_all()
 
 
-_decode = msgspec.msgpack.Decoder(Kept).decode
+_decode = msgspec.msgpack.Decoder(ResultEntry).decode

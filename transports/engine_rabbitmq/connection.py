@@ -21,7 +21,7 @@ from pika.adapters.select_connection import IOLoop
 
 from engine.errors import BrokerFull, BrokerUnavailable
 from engine_rabbitmq.address import Address
-from engine_rabbitmq.faults import fault
+from engine_rabbitmq.failures import failure
 
 log = logging.getLogger("engine.rabbitmq")
 T = TypeVar("T")
@@ -36,7 +36,7 @@ if _pika.level == logging.NOTSET:
     _pika.setLevel(logging.CRITICAL)  # it tells every failure several times, with tracebacks; we tell it once
 
 
-class Loop:
+class Connection:
     """A connection. It is opened once, and once it has ended it stays so: `error` says why."""
 
     def __init__(self, address: Address, purpose: str) -> None:
@@ -45,10 +45,10 @@ class Loop:
         """Why it ended; None while it is up."""
         self.blocked_since: float | None = None
         """Monotonic time since when the server refuses what is published; None: it does not."""
-        self.connection: Any = None
-        """pika's. For the loop's own thread only."""
+        self.raw: Any = None
+        """pika's. For the connection's own thread only."""
         self.on_end: Callable[[BrokerUnavailable], None] = lambda error: None
-        """Called in the loop's thread when the connection has ended."""
+        """Called in the connection's thread when the connection has ended."""
         self._purpose = purpose
         self._lock = threading.Lock()
         self._waiting: set[Future[Any]] = set()
@@ -67,17 +67,17 @@ class Loop:
     @property
     def server(self) -> dict[str, Any]:
         """What the server says of itself."""
-        properties: dict[str, Any] = self.connection.server_properties or {}
+        properties: dict[str, Any] = self.raw.server_properties or {}
         return properties
 
     def post(self, call: Callable[[], None]) -> None:
-        """Has a call made in the loop's thread; not at all when the connection has ended. Any thread."""
+        """Has a call made in the connection's thread; not at all when the connection has ended. Any thread."""
         if self.error is None:
             with contextlib.suppress(OSError, ValueError):  # the loop was closed in this moment
                 self._ioloop.add_callback_threadsafe(call)
 
     def ask(self, begin: Callable[[Future[T]], None], timeout: float = ANSWER_TIMEOUT) -> T:
-        """Has ``begin`` called in the loop's thread, and waits for what it puts into the future.
+        """Has ``begin`` called in the connection's thread, and waits for what it puts into the future.
 
         Raises BrokerUnavailable when the connection ends or there is no answer in time, which ends it.
         """
@@ -111,7 +111,7 @@ class Loop:
         return error
 
     def close(self) -> None:
-        """Says goodbye and waits for the thread's end. Any thread but the loop's; never raises."""
+        """Says goodbye and waits for the thread's end. Any thread but the connection's; never raises."""
         self.closing = True
         _open.discard(self)
         if self._thread.ident is None:
@@ -128,7 +128,7 @@ class Loop:
             error = self._serve(parameters)
             if self._opened.done():
                 break
-        ended = self._end(fault(error or ConnectionError("closed"), self.address.place))
+        ended = self._end(failure(error or ConnectionError("closed"), self.address.place))
         if not self._opened.done():
             self._opened.set_exception(ended)
         self.on_end(ended)
@@ -138,7 +138,7 @@ class Loop:
         ends: list[BaseException] = []
         self._ioloop = IOLoop()
 
-        def end(connection: Any, error: Any) -> None:
+        def end(raw: Any, error: Any) -> None:
             ends.append(error if isinstance(error, BaseException) else ConnectionError(str(error)))
             # Not at once: pika closes the socket in the next turn of the loop.
             self._ioloop.call_later(0, self._ioloop.stop)
@@ -154,17 +154,17 @@ class Loop:
             self._ioloop.close()
         return ends[0] if ends else None
 
-    def _on_open(self, connection: Any) -> None:
-        self.connection = connection
-        connection.add_on_connection_blocked_callback(self._on_blocked)
-        connection.add_on_connection_unblocked_callback(self._on_unblocked)
+    def _on_open(self, raw: Any) -> None:
+        self.raw = raw
+        raw.add_on_connection_blocked_callback(self._on_blocked)
+        raw.add_on_connection_unblocked_callback(self._on_unblocked)
         self._opened.set_result(None)
 
-    def _on_blocked(self, connection: Any, frame: Any) -> None:
+    def _on_blocked(self, raw: Any, frame: Any) -> None:
         self.blocked_since = time.monotonic()
         log.warning("%s refuses messages: %s", self.address.place, frame.method.reason)
 
-    def _on_unblocked(self, connection: Any, frame: Any) -> None:
+    def _on_unblocked(self, raw: Any, frame: Any) -> None:
         self.blocked_since = None
         log.info("%s takes messages again", self.address.place)
 
@@ -178,14 +178,14 @@ class Loop:
         return self.error
 
     def _say_goodbye(self) -> None:
-        if self.connection is not None and self.connection.is_open:
-            self.connection.close()
+        if self.raw is not None and self.raw.is_open:
+            self.raw.close()
         else:
             self._ioloop.stop()
 
     def _cut(self) -> None:
         # pika's own way to drop a connection waits for the peer; a peer that is silent is why this is called.
-        transport = getattr(self.connection, "_transport", None)
+        transport = getattr(self.raw, "_transport", None)
         if transport is None:
             self._ioloop.stop()
             return
@@ -213,10 +213,10 @@ def fail(future: Future[Any], error: BaseException) -> None:
         future.set_exception(error)
 
 
-_open: weakref.WeakSet[Loop] = weakref.WeakSet()
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    for loop in list(_open):
-        loop.close()
+    for connection in list(_open):
+        connection.close()

@@ -12,7 +12,7 @@ import pika
 
 from engine.errors import BrokerFull, BrokerUnavailable, TransportError
 from engine_rabbitmq.channel import Channel
-from engine_rabbitmq.loop import ANSWER_TIMEOUT, Loop, fail
+from engine_rabbitmq.connection import ANSWER_TIMEOUT, Connection, fail
 from engine_rabbitmq.messages import Outgoing, mark_replayed
 
 WINDOW = 500
@@ -26,14 +26,14 @@ _PROBE = "engine.probe"
 """A queue that does not exist."""
 
 
-class Sending:
+class Publication:
     """Messages on their way. The future's result: the positions of those that no queue takes."""
 
     def __init__(self, items: Sequence[Outgoing]) -> None:
         self.items = items
         self.future: Future[list[int]] = Future()
-        self.sender: Any = None
-        """The `Sender` that has taken it."""
+        self.channel: Any = None
+        """The `ConfirmChannel` that has taken it."""
         self.confirmed: set[int] = set()
         """Positions of what the server has."""
         self.returned: list[int] = []
@@ -43,28 +43,28 @@ class Sending:
     @property
     def is_under_way(self) -> bool:
         """Has it been sent, over a connection that is still up, and not been answered?"""
-        return self.sender is not None and not self.future.done()
+        return self.channel is not None and not self.future.done()
 
     def renew(self) -> None:
         """Makes it ready for another attempt, if there was one: what the server may have is marked."""
-        if self.sender is None:
+        if self.channel is None:
             return
         for position, item in enumerate(self.items):
             if position not in self.confirmed:
                 mark_replayed(item)
-        self.future, self.sender, self.next = Future(), None, 0
+        self.future, self.channel, self.next = Future(), None, 0
         self.returned, self.refused = [], None
 
 
-class Sender:
+class ConfirmChannel:
     """A channel in confirm mode. Any thread may send; what is sent keeps its order."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._channel = Channel(loop, self._opened)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._channel = Channel(connection, self._opened)
         self._channel.on_closed = self._closed
-        self._queue: list[Sending] = []
-        self._pending: dict[int, tuple[Sending, int]] = {}
+        self._queue: list[Publication] = []
+        self._pending: dict[int, tuple[Publication, int]] = {}
         self._bytes = 0
         self._tag = 0
 
@@ -72,26 +72,26 @@ class Sender:
         """Opens the channel. Raises BrokerUnavailable, and BrokerFull when the server refuses messages: it says so only
         to who has published something, so this begins with a message for nobody."""
         self._channel.call("confirm_delivery", ack_nack_callback=self._on_confirm)
-        self.send(Sending([Outgoing("", _PROBE, b"", pika.BasicProperties(), "", 0)]))
+        self.send(Publication([Outgoing("", _PROBE, b"", pika.BasicProperties(), "", 0)]))
 
-    def start(self, sending: Sending) -> None:
+    def start(self, publication: Publication) -> None:
         """Begins to send, without waiting. Any thread."""
-        sending.sender = self
-        if self._loop.error is not None:
-            fail(sending.future, self._loop.error)
+        publication.channel = self
+        if self._connection.error is not None:
+            fail(publication.future, self._connection.error)
             return
-        self._loop.post(lambda: self._enqueue(sending))
+        self._connection.post(lambda: self._enqueue(publication))
 
-    def send(self, sending: Sending) -> list[int]:
+    def send(self, publication: Publication) -> list[int]:
         """Sends, and waits. As `wait`; what the server refuses before anything was sent will not arrive later."""
         since = time.monotonic()
-        while self._loop.blocked_since is not None:
+        while self._connection.blocked_since is not None:
             self._give_up(time.monotonic(), since)
             time.sleep(_LOOK)
-        self.start(sending)
-        return self.wait(sending)
+        self.start(publication)
+        return self.wait(publication)
 
-    def wait(self, sending: Sending) -> list[int]:
+    def wait(self, publication: Publication) -> list[int]:
         """Waits for what was started. Returns the positions of messages that no queue takes.
 
         Raises BrokerUnavailable when the connection is lost, and BrokerFull when the server refuses messages: then they
@@ -100,63 +100,63 @@ class Sender:
         seen, since = 0, time.monotonic()
         while True:
             try:
-                return sending.future.result(_LOOK)
+                return publication.future.result(_LOOK)
             except TimeoutError:
-                if sending.future.done():
+                if publication.future.done():
                     raise
             now = time.monotonic()
-            if len(sending.confirmed) > seen:
-                seen, since = len(sending.confirmed), now
+            if len(publication.confirmed) > seen:
+                seen, since = len(publication.confirmed), now
             self._give_up(now, since)
 
     def _give_up(self, now: float, since: float) -> None:
-        blocked = self._loop.blocked_since
-        place = self._loop.address.place
-        if self._loop.error is not None:
-            raise self._loop.error
+        blocked = self._connection.blocked_since
+        place = self._connection.address.place
+        if self._connection.error is not None:
+            raise self._connection.error
         if blocked is not None:
             if now - max(blocked, since) >= BLOCKED_TIMEOUT:
                 raise BrokerFull(f"{place}: the server refuses messages: memory or disk alarm: make room there")
         elif now - since >= ANSWER_TIMEOUT:
-            raise self._loop.abort(f"no confirm for {ANSWER_TIMEOUT:g} s")
+            raise self._connection.abort(f"no confirm for {ANSWER_TIMEOUT:g} s")
 
-    # In the loop's thread.
+    # In the connection's thread.
 
     def _opened(self, raw: Any) -> None:
         raw.add_on_return_callback(self._on_return)
 
-    def _enqueue(self, sending: Sending) -> None:
+    def _enqueue(self, publication: Publication) -> None:
         if self._channel.raw is None:
-            fail(sending.future, BrokerUnavailable(f"{self._loop.address.place}: the channel is closed"))
+            fail(publication.future, BrokerUnavailable(f"{self._connection.address.place}: the channel is closed"))
             return
-        self._queue.append(sending)
+        self._queue.append(publication)
         self._pump()
 
     def _pump(self) -> None:
         pending = self._pending
         while self._queue:
-            sending = self._queue[0]
-            items, confirmed = sending.items, sending.confirmed
-            while sending.next < len(items):
+            publication = self._queue[0]
+            items, confirmed = publication.items, publication.confirmed
+            while publication.next < len(items):
                 if len(pending) >= WINDOW or self._bytes >= WINDOW_BYTES:
                     return
-                if sending.next not in confirmed and not self._publish(sending, items[sending.next]):
+                if publication.next not in confirmed and not self._publish(publication, items[publication.next]):
                     break
-                sending.next += 1
+                publication.next += 1
             self._queue.pop(0)
-            if len(confirmed) == len(items) and not sending.future.done():
-                sending.future.set_result([])
+            if len(confirmed) == len(items) and not publication.future.done():
+                publication.future.set_result([])
 
-    def _publish(self, sending: Sending, item: Outgoing) -> bool:
+    def _publish(self, publication: Publication, item: Outgoing) -> bool:
         try:
             self._channel.raw.basic_publish(item.exchange, item.key, item.body, item.properties, mandatory=True)
         except Exception as error:  # noqa: BLE001 - pika cannot encode this message: the others go on
             name = item.properties.message_id
-            fail(sending.future, TransportError(f"message {name!r} cannot be sent: {error}"))
+            fail(publication.future, TransportError(f"message {name!r} cannot be sent: {error}"))
             return False
         self._tag += 1
         self._bytes += len(item.body)
-        self._pending[self._tag] = (sending, sending.next)
+        self._pending[self._tag] = (publication, publication.next)
         return True
 
     def _on_confirm(self, frame: Any) -> None:
@@ -175,35 +175,35 @@ class Sender:
         entry = self._pending.pop(tag, None)
         if entry is None:
             return
-        sending, position = entry
-        item = sending.items[position]
+        publication, position = entry
+        item = publication.items[position]
         self._bytes -= len(item.body)
         if refused:
-            sending.refused = item.key
+            publication.refused = item.key
         else:
-            sending.confirmed.add(position)
-        if sending.refused is not None:
-            place = self._loop.address.place
-            fail(sending.future, BrokerFull(f"{place}: queue {sending.refused!r} has reached its length limit"))
-        elif len(sending.confirmed) == len(sending.items) and not sending.future.done():
-            sending.future.set_result(sorted(sending.returned))
+            publication.confirmed.add(position)
+        if publication.refused is not None:
+            place = self._connection.address.place
+            fail(publication.future, BrokerFull(f"{place}: queue {publication.refused!r} has reached its length limit"))
+        elif len(publication.confirmed) == len(publication.items) and not publication.future.done():
+            publication.future.set_result(sorted(publication.returned))
 
     def _on_return(self, raw: Any, method: Any, properties: Any, body: bytes) -> None:
         """A message comes back before it is confirmed: it is the first of that address and id."""
-        for sending, position in self._pending.values():
-            item = sending.items[position]
+        for publication, position in self._pending.values():
+            item = publication.items[position]
             same = item.key == method.routing_key and item.exchange == method.exchange
-            if same and item.properties.message_id == properties.message_id and position not in sending.returned:
-                sending.returned.append(position)
+            if same and item.properties.message_id == properties.message_id and position not in publication.returned:
+                publication.returned.append(position)
                 return
 
     def _closed(self, error: Exception) -> None:
-        sendings = {sending for sending, _ in self._pending.values()} | set(self._queue)
+        publications = {publication for publication, _ in self._pending.values()} | set(self._queue)
         self._pending.clear()
         self._queue.clear()
-        for sending in sendings:
-            fail(sending.future, error)
-        if self._loop.closing:
+        for publication in publications:
+            fail(publication.future, error)
+        if self._connection.closing:
             return
         # Which of them the server has is unknown: only a new connection begins with a clear count.
-        self._loop.abort(f"the publishing channel was closed: {error}")
+        self._connection.abort(f"the publishing channel was closed: {error}")
