@@ -4,6 +4,7 @@ fork."""
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 import weakref
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from engine.app.calls import new_id
 from engine.app.config.urls import redact
 from engine.app.forks import after_fork
-from engine.app.options import RetryPolicy
+from engine.app.options import RetryPolicy, check_names
 from engine.app.settings import Settings
 from engine.contract.message import Batch, Envelope
 from engine.contract.results import ResultBackend
@@ -146,9 +147,18 @@ class Client:
 
 
 def policy_of(given: RetryPolicy | None) -> Mapping[str, Any]:
-    """Returns a retry policy with what it leaves out filled in. What is None counts as left out: ``max_retries`` of
-    None, which means "for ever" elsewhere, is the default number of tries, as a send must not hang."""
-    return {**POLICY, **{name: value for name, value in (given or {}).items() if value is not None}}
+    """Returns a retry policy with what it leaves out, or says None to, filled in. Raises TypeError for an unknown name
+    and ValueError for a value that does not fit."""
+    if not given:
+        return POLICY
+    check_names(given, POLICY, "retry_policy")
+    policy = {**POLICY, **{name: value for name, value in given.items() if value is not None}}
+    for name, value in policy.items():
+        kinds = int if name == "max_retries" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < math.inf:
+            whole = "whole " if kinds is int else ""
+            raise ValueError(f"retry_policy: {name} {value!r} is not a {whole}number of at least 0")
+    return policy
 
 
 def _no_results() -> ConfigError:

@@ -70,13 +70,14 @@ class TaskOptions(Defaults, total=False):
 
 
 class RetryPolicy(TypedDict, total=False):
-    """How a *send* that fails is tried again: ``max_retries`` tries, the n-th pause being ``interval_start`` + n steps
-    of ``interval_step``, at most ``interval_max`` (seconds)."""
+    """How a *send* that fails is tried again: ``max_retries`` tries (3), the n-th pause being ``interval_start`` (0)
+    and n times ``interval_step`` (0.2), at most ``interval_max`` (1 second). None stands for what is in brackets: a
+    send never goes on for ever, as it does in Celery with ``max_retries`` of None."""
 
-    max_retries: int
-    interval_start: float
-    interval_step: float
-    interval_max: float
+    max_retries: int | None
+    interval_start: float | None
+    interval_step: float | None
+    interval_max: float | None
 
 
 class CallOptions(TypedDict, total=False):

@@ -223,7 +223,7 @@ def test_a_send_that_is_to_be_tried_for_ever_is_tried_as_often_as_others(tmp_pat
     settings = Settings(broker=BrokerSection(url="memory://demo"))
     client = Client(lambda: settings)
     client.use(RelayTransport(ClientCall(tmp_path / "demo.sock")), None)
-    policy = policy_of({"max_retries": None, "interval_step": 0.0})  # type: ignore[typeddict-item]
+    policy = policy_of({"max_retries": None, "interval_step": 0.0})
     with pytest.raises(BrokerUnavailable, match=r"none called 'demo' is up.*\(tried 3 times\)"):
         client.publish([message("a").envelope()], policy)
     assert policy_of({"max_retries": 0})["max_retries"] == 0

@@ -325,6 +325,38 @@ def test_a_send_that_keeps_failing_says_so(bench: Bench) -> None:
     assert len(bench.transport.failures) == 5
 
 
+@pytest.mark.parametrize(
+    ("policy", "error", "text"),
+    [
+        ({"max_retires": 5}, TypeError, 'unknown option "max_retires", did you mean "max_retries"'),
+        ({"max_retries": -1}, ValueError, "max_retries -1 is not a whole number of at least 0"),
+        ({"max_retries": 1.5}, ValueError, "max_retries 1.5"),
+        ({"interval_step": "0.2"}, ValueError, "interval_step '0.2' is not a number"),
+        ({"interval_max": float("inf")}, ValueError, "interval_max"),
+    ],
+)
+def test_a_retry_policy_that_does_not_fit_is_an_error_at_the_call(
+    bench: Bench, policy: Any, error: type[Exception], text: str
+) -> None:
+    @bench.app.task
+    def one() -> None:
+        return None
+
+    with pytest.raises(error, match=text):
+        one.apply_async(retry_policy=policy)
+    assert bench.transport.envelopes == []
+
+
+def test_none_in_a_retry_policy_is_the_default_and_not_for_ever(bench: Bench) -> None:
+    @bench.app.task
+    def one() -> None:
+        return None
+
+    bench.transport.failures = [BrokerUnavailable("gone")] * 9
+    with pytest.raises(BrokerUnavailable, match="tried 3 times"):
+        one.apply_async(retry_policy={"max_retries": None, "interval_step": 0.0, "interval_max": None})
+
+
 def test_without_a_broker(bench: Bench) -> None:
     app = Engine("nowhere")
 
