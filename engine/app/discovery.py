@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import sysconfig
 import traceback
 from types import ModuleType
 
@@ -18,11 +17,6 @@ from engine.errors import ConfigError
 
 NAMES = ("app", "celery", "application")
 """Variables that are looked at first when ``[engine] app`` names none."""
-_NOT_THEIRS = (
-    *{os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "purelib", "platlib")},
-    os.path.dirname(os.path.realpath(__file__)) + os.sep,
-)
-"""Folders of Python, of installed packages and of the engine's own code."""
 
 
 def load_app(settings: Settings) -> Engine:
@@ -118,9 +112,18 @@ def _siblings(parent: str) -> list[str]:
 def _place(error: BaseException) -> str:
     """Where the error came from: the deepest frame in a file of the user's, else the deepest."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_import(frame.filename)]
-    theirs = [frame for frame in frames if not os.path.realpath(frame.filename).startswith(_NOT_THEIRS)]
+    not_theirs = _not_theirs()
+    theirs = [frame for frame in frames if not os.path.realpath(frame.filename).startswith(not_theirs)]
     chosen = (theirs or frames)[-1:]
     return f"{_shown(chosen[0].filename)}:{chosen[0].lineno}: " if chosen else ""
+
+
+def _not_theirs() -> tuple[str, ...]:
+    """Returns the folders of Python, of installed packages and of the engine's own code."""
+    import sysconfig  # late: only errors need it
+
+    folders = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
+    return tuple(folder + os.sep for folder in (*folders, os.path.dirname(os.path.realpath(__file__))))
 
 
 def _is_import(filename: str) -> bool:

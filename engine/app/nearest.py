@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 LONG_ENOUGH = 3
@@ -12,7 +11,14 @@ LONG_ENOUGH = 3
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ``, did you mean "concurrency"?`` for the nearest of the known names, or "" when none is near."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, 1, 0.6) or [
-        name for name in names if len(word) >= LONG_ENOUGH and name.startswith(word)
-    ]
-    return f', did you mean "{close[0]}"?' if close else ""
+    close = nearest(word, names, 0.6) or next(
+        (name for name in names if len(word) >= LONG_ENOUGH and name.startswith(word)), None
+    )
+    return f', did you mean "{close}"?' if close else ""
+
+
+def nearest(word: str, names: Iterable[str], alike: float) -> str | None:
+    """Returns the name that is most like the word, by at least ``alike`` (0..1), if there is one."""
+    import difflib  # late: of those who import this, hardly one ever needs it
+
+    return next(iter(difflib.get_close_matches(word, sorted(names), 1, alike)), None)

@@ -9,13 +9,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from types import CodeType, ModuleType
 from typing import Any
 
 from engine.app.config.urls import redact, scheme_of
 from engine.app.nearest import did_you_mean
 from engine.app.plugins import GROUPS, PLUGINS, RESULTS, TRANSPORTS, open_results, open_transport
+from engine.app.plugins.entries import listed
 from engine.app.plugins.modules import from_entry_point, from_file, implementations
 from engine.app.settings import BrokerSection, PluginsSection, ResultsSection
 from engine.cli.checks import Finding, native_threads, open_sockets
@@ -83,7 +83,7 @@ def find(what: str) -> Subject:
         return Subject(what, from_file(what), ())
     modules = {group: module for group in GROUPS if (module := from_entry_point(group, what)) is not None}
     if not modules:
-        known = {entry.name for group in GROUPS for entry in entry_points(group=group)}
+        known = {one.name for group in GROUPS for one in listed(group)}
         hint = did_you_mean(what, known) or ": `engine plugins` lists those that are; a file is named with its .py"
         raise PluginError(f"no plugin {what!r} is installed{hint}")
     return Subject(what, next(iter(modules.values())), tuple(modules))

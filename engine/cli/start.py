@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from engine.app.config.values import LOG_LEVELS
-from engine.cli.code_settings import from_code
 from engine.cli.options import config_option, configuration, examples, name_option
 from engine.errors import ConfigError
 
@@ -57,6 +56,8 @@ def command(
     if not configured.settings.engine.app:
         raise ConfigError('no app: give -c FILE, or --app MODULE, or write app = "package.module" under [engine]')
     if "default" in (configured.origins["broker.url"], configured.origins["results.url"]):
+        from engine.cli.code_settings import from_code  # late: a file that names both URLs does without
+
         configured = configuration(config, options, from_code(configured.settings))
     from engine.runtime import boot  # late: what it imports exists on Linux only
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from engine.app import plugins
+from engine.app.plugins import entries
 from engine.app.settings import BrokerSection, PluginsSection, ResultsSection
 from engine.contract.results import ResultBackend
 from engine.contract.transport import Transport
@@ -162,8 +164,9 @@ def test_an_unknown_scheme(url: str, parts: tuple[str, ...]) -> None:
 
 
 def test_a_scheme_that_comes_with_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "entry_points", lambda **key: [e for e in entry_points(**key) if e.name == "memory"])
-    monkeypatch.setattr("engine.app.plugins.modules.entry_points", lambda **key: [])
+    memory = entries.named(plugins.TRANSPORTS, "memory")
+    monkeypatch.setattr(plugins, "listed", lambda group: memory)
+    monkeypatch.setattr("engine.app.plugins.modules.named", lambda group, name: [])
     assert _refusal("amqp://host").endswith("(there are memory): pip install 'prefork-engine[rabbitmq]'")
     assert _refusal("rediss://host").endswith("pip install 'prefork-engine[redis]'")
 
@@ -171,8 +174,8 @@ def test_a_scheme_that_comes_with_an_extra(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("dist", ["prefork-engine", "pigeon-post"])
 def test_a_client_library_that_is_missing(install: Install, monkeypatch: pytest.MonkeyPatch, dist: str) -> None:
     install(dist, plugins.TRANSPORTS, {"redis": "birds"}, birds="import birdseed_client.aio\n")
-    found = [e for e in entry_points(group=plugins.TRANSPORTS, name="redis") if e.value == "birds"]
-    monkeypatch.setattr("engine.app.plugins.modules.entry_points", lambda **key: found)
+    found = [one for one in entries.named(plugins.TRANSPORTS, "redis") if one.module == "birds"]
+    monkeypatch.setattr("engine.app.plugins.modules.named", lambda group, name: found)
     wanted = "'prefork-engine[redis]'" if dist == "prefork-engine" else "birdseed_client"
     assert _refusal("redis://") == f"plugin redis of {dist} needs the package birdseed_client: pip install {wanted}"
 
@@ -302,3 +305,45 @@ def test_installed_plugins_are_listed_without_importing_them(install: Install) -
     install("pigeon-post", plugins.TRANSPORTS, {"pigeon": "nowhere"})
     found = plugins.Installed(plugins.TRANSPORTS, "pigeon", "nowhere", "pigeon-post", "1.2")
     assert found in plugins.installed()
+
+
+def test_of_two_versions_on_the_path_the_first_is_meant(install: Install, tmp_path: Path) -> None:
+    install("pigeon-post", plugins.TRANSPORTS, {"pigeon": "pigeons [fast]"}, pigeons=TRANSPORT)
+    older = tmp_path / "older"
+    (older / "pigeon_post-1.1.egg-info").mkdir(parents=True)
+    (older / "pigeon_post-1.1.egg-info" / "entry_points.txt").write_text("[engine.transports]\npigeon = old_pigeons")
+    sys.path.append(str(older))
+    try:
+        assert entries.named(plugins.TRANSPORTS, "pigeon") == [
+            plugins.Installed(plugins.TRANSPORTS, "pigeon", "pigeons", "pigeon-post", "1.2")
+        ]
+    finally:
+        sys.path.remove(str(older))
+
+
+def test_a_plugin_in_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "plugins.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("pigeons_in_a_zip.py", TRANSPORT)
+        file.writestr("pigeon_post-1.2.dist-info/METADATA", "Name: pigeon-post\nVersion: 1.2\n")
+        file.writestr("pigeon_post-1.2.dist-info/entry_points.txt", "[engine.transports]\npigeon = pigeons_in_a_zip\n")
+    monkeypatch.syspath_prepend(str(archive))
+    assert plugins.transport_class("pigeon://loft").__module__ == "pigeons_in_a_zip"
+
+
+def test_what_is_found_is_what_python_finds() -> None:
+    for group in plugins.GROUPS:
+        for one in entries.listed(group):
+            assert entries.named(group, one.name) == [one]
+
+
+def test_an_installed_plugin_is_found_without_what_reads_all_metadata() -> None:
+    code = (
+        "import sys\n"
+        "import engine.runtime.boot\n"
+        "from engine.app.plugins import transport_class\n"
+        "transport_class('redis://')\n"
+        "print([name for name in ('importlib.metadata', 'email', 'zipfile', 'ssl') if name in sys.modules])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"

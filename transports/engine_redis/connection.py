@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import ssl
 from typing import Any, TypeAlias
 
 import hiredis
@@ -29,11 +28,6 @@ _USER_TIMEOUT_MS = 8000
 class _Socket(socket.socket):
     """Closes itself when nobody has it any more: a consumer whose connection was lost is dropped, not closed."""
 
-    def __del__(self) -> None:
-        self.close()
-
-
-class _TlsSocket(ssl.SSLSocket):
     def __del__(self) -> None:
         self.close()
 
@@ -104,7 +98,9 @@ def dial(address: Address, host: str, port: int) -> Connection:
     sock.settimeout(address.timeout)
     _tune(sock)
     if address.tls:
-        sock = _tls(address).wrap_socket(sock, server_hostname=host)
+        from engine_redis import tls  # late: see there
+
+        sock = tls.wrapped(sock, address, host)
     return Connection(sock)
 
 
@@ -119,12 +115,3 @@ def _tune(sock: socket.socket) -> None:
     ):
         if hasattr(socket, option):  # a client may run elsewhere than on Linux
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-def _tls(address: Address) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=address.ca_file)
-    context.sslsocket_class = _TlsSocket
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if address.cert_file:
-        context.load_cert_chain(address.cert_file, address.key_file)
-    return context

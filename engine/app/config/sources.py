@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from engine.app.config.places import line_of, places
 from engine.app.config.values import OPEN, SECTIONS, Path, Value, keys_of
-from engine.app.nearest import did_you_mean
+from engine.app.nearest import did_you_mean, nearest
 from engine.errors import ConfigError
 
 PREFIX = "ENGINE_"
@@ -168,7 +167,7 @@ def _is_foreign(name: str, text: str) -> bool:
 def _misspelt(name: str, known: Mapping[str, Path]) -> str:
     """Returns what to say about a variable that seems to be meant for the engine, "" for one that does not."""
     words = {other.removeprefix(PREFIX): other for other in known}
-    if close := difflib.get_close_matches(name.removeprefix(PREFIX), sorted(words), 1, 0.75):
-        return f', did you mean "{words[close[0]]}"?'
+    if close := nearest(name.removeprefix(PREFIX), words, 0.75):
+        return f', did you mean "{words[close]}"?'
     section = next((section for section in SECTIONS if name.startswith(f"{PREFIX}{section}_".upper())), None)
     return f": [{section}] has no such key" if section not in (None, "engine") else ""

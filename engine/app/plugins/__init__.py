@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 import pluggy
@@ -17,6 +15,7 @@ import pluggy
 from engine.app.config.urls import redact, scheme_of
 from engine.app.config.values import from_text
 from engine.app.nearest import did_you_mean
+from engine.app.plugins.entries import Installed, listed
 from engine.app.plugins.modules import DISTRIBUTION, EXTRAS, from_entry_point, from_file, manager
 from engine.app.settings import BrokerSection, PluginsSection, ResultsSection
 from engine.contract.codec import Codec
@@ -29,17 +28,6 @@ RESULTS = "engine.results"
 PLUGINS = "engine.plugins"
 GROUPS = (TRANSPORTS, RESULTS, PLUGINS)
 """The entry-point groups."""
-
-
-@dataclass(frozen=True)
-class Installed:
-    """One entry of `engine plugins`."""
-
-    group: str
-    name: str
-    module: str
-    distribution: str
-    version: str
 
 
 def open_transport(broker: BrokerSection, plugins: PluginsSection | None = None) -> Transport:
@@ -84,7 +72,7 @@ def load_observers(plugins: PluginsSection) -> pluggy.PluginManager:
     for name in plugins.enable:
         module = from_entry_point(PLUGINS, name)
         if module is None:
-            known = {entry.name for entry in entry_points(group=PLUGINS)}
+            known = {one.name for one in listed(PLUGINS)}
             hint = did_you_mean(name, known) or f" (installed: {', '.join(sorted(known)) or 'none'})"
             raise PluginError(f"[plugins] enable: no plugin {name!r} is installed{hint}")
         modules[name] = module
@@ -107,13 +95,7 @@ def codecs(plugins: PluginsSection) -> list[Codec]:
 
 def installed() -> list[Installed]:
     """Returns all plugins that are installed, without importing any."""
-    found = []
-    for group in GROUPS:
-        for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
-            dist = entry.dist
-            name, version = (dist.name, dist.version) if dist is not None else ("unknown", "")
-            found.append(Installed(group, entry.name, entry.value, name, version))
-    return found
+    return [one for group in GROUPS for one in listed(group)]
 
 
 def _find(group: str, hook: str, url: str, plugins: PluginsSection | None) -> Any:
@@ -139,7 +121,7 @@ def _ask(hook: str, scheme: str, file: str) -> Any:
 
 
 def _unknown_scheme(group: str, scheme: str) -> str:
-    known = sorted({entry.name for entry in entry_points(group=group)})
+    known = sorted({one.name for one in listed(group)})
     if not known:
         return f"no plugins are installed: pip install {DISTRIBUTION}"
     what = "transport" if group == TRANSPORTS else "result backend"

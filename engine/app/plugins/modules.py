@@ -6,13 +6,13 @@ distribution that claims a name is skipped silently; a misspelt hook passes unle
 
 from __future__ import annotations
 
-import hashlib
+import importlib
 import importlib.util
 import inspect
 import sys
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import pluggy
 
 from engine.app.nearest import did_you_mean
+from engine.app.plugins.entries import Installed, named
 from engine.contract import hookspecs
 from engine.contract.hookspecs import PROJECT
 from engine.errors import PluginError
@@ -34,20 +35,15 @@ def from_entry_point(group: str, name: str) -> ModuleType | None:
 
     Raises PluginError when two distributions claim the name, when it cannot be imported, and for wrong hooks.
     """
-    entries = {(_distribution(entry), entry.value): entry for entry in entry_points(group=group, name=name)}
+    entries = named(group, name)
     if len(entries) > 1:
-        claims = " and ".join(sorted(f"{dist} ({value})" for dist, value in entries))
+        claims = " and ".join(sorted(f"{one.distribution} ({one.module})" for one in entries))
         raise PluginError(f"{group}: two distributions claim {name!r}: {claims}: uninstall one of them")
     if not entries:
         return None
-    entry = next(iter(entries.values()))
+    (entry,) = entries
     module = _load(entry)
-    if not isinstance(module, ModuleType):
-        raise PluginError(
-            f"{group}: {name} of {_distribution(entry)} names {entry.value}, which is not a module: "
-            "an entry point must name the module that holds the hooks"
-        )
-    check(module, f"plugin {name} ({entry.value}, of {_distribution(entry)})")
+    check(module, f"plugin {name} ({entry.module}, of {entry.distribution})")
     return module
 
 
@@ -57,7 +53,7 @@ def from_file(text: str) -> ModuleType:
     path = Path(text).absolute()
     if not path.is_file():
         raise PluginError(f"[plugins] load: {text}: no such file (looked for {path})")
-    name = f"engine_plugin_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
+    name = f"engine_plugin_{path.stem}_{zlib.crc32(bytes(path)):08x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -123,29 +119,30 @@ def place_of(error: BaseException, prefer: str) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
-def _load(entry: EntryPoint) -> Any:
+def _load(entry: Installed) -> ModuleType:
+    if ":" in entry.module:
+        raise PluginError(
+            f"{entry.group}: {entry.name} of {entry.distribution} names {entry.module}, which is not a module: "
+            "an entry point must name the module that holds the hooks"
+        )
     try:
-        return entry.load()
+        return importlib.import_module(entry.module)
     except ModuleNotFoundError as error:
         raise PluginError(_missing(entry, error)) from error
     except Exception as error:  # whatever the plugin raises is told as its error
         raise PluginError(
-            f"plugin {entry.name} of {_distribution(entry)} cannot be imported: {type(error).__name__}: {error}"
+            f"plugin {entry.name} of {entry.distribution} cannot be imported: {type(error).__name__}: {error}"
         ) from error
 
 
-def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> str:
+def _missing(entry: Installed, error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
-    what = f"plugin {entry.name} of {_distribution(entry)}"
+    what = f"plugin {entry.name} of {entry.distribution}"
     if package == entry.module.partition(".")[0]:
-        return f"{what} names {entry.value}, which is not there: install {_distribution(entry)} again"
-    if entry.name in EXTRAS and _distribution(entry) == DISTRIBUTION:
+        return f"{what} names {entry.module}, which is not there: install {entry.distribution} again"
+    if entry.name in EXTRAS and entry.distribution == DISTRIBUTION:
         return f"{what} needs the package {package}: pip install '{DISTRIBUTION}[{EXTRAS[entry.name]}]'"
     return f"{what} needs the package {package}: pip install {package}"
-
-
-def _distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "an unknown distribution"
 
 
 def _specifications() -> Iterator[tuple[str, Callable[..., Any]]]:
