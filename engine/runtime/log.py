@@ -19,6 +19,8 @@ from typing import Any
 
 BUFFERED_LINES = 2000
 """Lines kept while the log cannot be written; the oldest are dropped, and counted."""
+COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+"""Of levels, on a terminal: parameters of the escape sequence SGR (ECMA-48, 8.3.117)."""
 
 
 class LogWriter:
@@ -103,19 +105,22 @@ class WriterHandler(logging.Handler):
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31 12:00:00.123 INFO    dispatcher[71] message``"""
+    """``2026-01-31 12:00:00.123 INFO    dispatcher[71] message``; the level in its colour, if that is asked for."""
 
-    def __init__(self, role: str) -> None:
+    def __init__(self, role: str, *, in_colour: bool = False) -> None:
         super().__init__()
         self._role = role
+        self._colours = COLOURS if in_colour else {}
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
         when = datetime.fromtimestamp(record.created).astimezone()
         stamp = f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03d}"
-        text = f"{stamp} {record.levelname:<7} {self._role}[{record.process}] {record.getMessage()}"
+        colour = self._colours.get(record.levelname)
+        level = f"\x1b[{colour}m{record.levelname:<7}\x1b[0m" if colour else f"{record.levelname:<7}"
+        text = f"{stamp} {level} {self._role}[{record.process}] {record.getMessage()}"
         task_id = getattr(record, "task_id", None)
-        if task_id:
+        if task_id and f"[{task_id}]" not in text:
             text += f" [{getattr(record, 'task_name', '?')} {task_id}]"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
@@ -149,7 +154,12 @@ class JsonFormatter(logging.Formatter):
 
 def formatter(role: str, *, as_json: bool) -> logging.Formatter:
     """Returns the formatter of the engine's own lines."""
-    return JsonFormatter(role) if as_json else TextFormatter(role)
+    return JsonFormatter(role) if as_json else TextFormatter(role, in_colour=_is_terminal())
+
+
+def _is_terminal() -> bool:
+    """Is stderr a terminal, and has nobody asked for no colours (NO_COLOR, TERM=dumb)?"""
+    return os.isatty(2) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def configure(role: str, level: str, *, as_json: bool, writer: LogWriter) -> None:

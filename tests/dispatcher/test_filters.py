@@ -50,6 +50,13 @@ def test_an_unknown_task_fails_and_is_replayed_by_a_worker_that_knows_it(make_ri
     rig.wait_state("a", "SUCCESS")
 
 
+def test_what_never_reaches_a_child_is_logged(rig: Rig) -> None:
+    rig.publish(message("a", "t.new"))
+    rig.logged("unknown task t.new: not run, but kept as a dead letter (engine dead show ID) [t.new a]")
+    rig.publish(message("b", expires=time.time() - 1))
+    rig.logged("expired: not run [t.noop b]")
+
+
 def test_a_former_name_is_known(rig: Rig) -> None:
     rig.publish(message("a", "t.old"))
     rig.children[0].end(rig.children[0].take())

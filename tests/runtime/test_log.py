@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from engine.runtime import log
 
 FILL = """
@@ -132,3 +134,40 @@ def test_an_app_that_configured_logging_keeps_its_handlers():
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+def record(message: str, level: int = logging.ERROR, **fields: str) -> logging.LogRecord:
+    made = logging.LogRecord("engine.task", level, __file__, 1, message, None, None)
+    vars(made).update(fields)
+    return made
+
+
+def test_a_line_names_its_task_once():
+    text = log.TextFormatter("child")
+    fields = {"task_id": "5d1c", "task_name": "t.add"}
+    assert text.format(record("bought", **fields)).endswith(" bought [t.add 5d1c]")
+    assert text.format(record("t.add[5d1c] failed\nTraceback ...", **fields)).endswith(
+        "] t.add[5d1c] failed\nTraceback ..."
+    )
+
+
+def test_the_level_has_its_colour_on_a_terminal_only():
+    assert "\x1b" not in log.TextFormatter("child").format(record("lost"))
+    coloured = log.TextFormatter("child", in_colour=True)
+    assert " \x1b[31mERROR  \x1b[0m child[" in coloured.format(record("lost"))
+    assert "\x1b" not in coloured.format(record("up", logging.INFO))
+
+
+@pytest.mark.parametrize(("env", "in_colour"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_a_terminal_shows_colours_unless_asked_not_to(env, in_colour):
+    ours, theirs = os.openpty()
+    code = "from engine.runtime import log; print(log.formatter('child', as_json=False)._colours != {})"
+    env = {**os.environ, "TERM": "xterm", "NO_COLOR": "", **env}
+    try:
+        told = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, env=env, timeout=30, check=True
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert told.stdout == f"{in_colour}\n".encode()

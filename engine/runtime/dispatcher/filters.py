@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 
@@ -9,12 +10,14 @@ from engine.app import ends
 from engine.app.settings import WorkerSection
 from engine.app.wire import TaskInfo
 from engine.contract.message import Message
-from engine.contract.transport import Delivery, Release
+from engine.contract.transport import Dead, Delivery, Release
 from engine.errors import MessageError, SerializationError
 from engine.runtime.dispatcher.handout import Held
 from engine.runtime.dispatcher.rates import Rates
 from engine.runtime.dispatcher.registry import Registry
 from engine.runtime.dispatcher.settle import Facts, Item
+
+log = logging.getLogger("engine.dispatcher")
 
 REVOKED_MOST = 10_000
 """Ids that are remembered as revoked while this worker holds or fetches them; the broker remembers all."""
@@ -60,6 +63,8 @@ class Filter:
                 held.append(Held(delivery, message, info, came))
             else:
                 items.append(item)
+        for item in items:
+            _tell(item)
         return held, items
 
     def _refusal(self, delivery: Delivery, message: Message, info: TaskInfo | None, now: float) -> Item | None:
@@ -98,6 +103,16 @@ def end_item(message: Message, end: ends.End, delivery: Delivery) -> Item:
 def facts_of(message: Message, delivery: Delivery) -> Facts:
     """Returns what observers are told of a message that ends here, besides task and id."""
     return Facts(delivery.queue, message.retries, delivery.deliveries)
+
+
+def _tell(item: Item) -> None:
+    """Logs what becomes of a message that no child will see: it has no other way to be noticed."""
+    if type(item.settlement) is Dead:
+        log.error(
+            "%s: not run, but kept as a dead letter (engine dead show ID)", item.settlement.reason, extra=item.fields
+        )
+    elif item.end is not None:
+        log.info("%s: not run", item.end.reason, extra=item.fields)
 
 
 def _unreadable(delivery: Delivery, end: ends.End) -> Item:

@@ -13,6 +13,7 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from engine.app.config.durations import brief
 from engine.runtime import control
 from engine.runtime.board import GENERATION, SHUTDOWN
 from engine.runtime.processes import Exit
@@ -59,7 +60,10 @@ class Shutdown:
             return
         timeout = self._supervisor.config.settings.worker.shutdown_timeout
         running = len(self._supervisor.enforcer.running())
-        log.info("%s: draining; %d running tasks have %g s", why, running, timeout)
+        if running:
+            log.info("%s: draining; %d running, with %s to finish (INT again: at once)", why, running, brief(timeout))
+        else:
+            log.info("%s: draining; nothing is running", why)
         self._begin(timeout)
 
     def _begin(self, timeout: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine import __version__
-from engine.app.config.loader import redact
+from engine.app.config.loader import readable
 from engine.runtime import board as words
 from engine.runtime.board import STATE_NAMES
 from engine.runtime.supervisor.children import Child, Stage
@@ -60,7 +60,7 @@ def status(supervisor: Supervisor) -> Answer:
         "concurrency": supervisor.pool.concurrency,
         "queues": settings.worker.queues,
         "reload": supervisor.reload.outcome,
-        "broker": redact(settings.broker.url or ""),
+        "broker": readable(settings.broker.url or ""),
         "processes": [
             {
                 "role": "supervisor",
