@@ -11,6 +11,7 @@ import traceback
 from types import ModuleType
 
 from engine.app.app import Engine
+from engine.app.debug import debugging
 from engine.app.nearest import did_you_mean
 from engine.app.settings import Settings
 from engine.errors import ConfigError
@@ -47,11 +48,24 @@ def find_app(spec: str) -> Engine:
 
 def told(error: BaseException) -> str:
     """Returns what a user's module raised as one line: ``myapp/tasks.py:3: ImportError: no module named 'yamll'``."""
+    frames = _frames(error)
+    place = f"{_at(frames[-1])}: " if frames else ""
     text = " ".join(str(error).split())
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{_shown(error.filename)}:{error.lineno}: {type(error).__name__}: {error.msg}"
-    place = _place(error)
-    return f"{place}{type(error).__name__}: {text}" if text else f"{place}{type(error).__name__}"
+        place, text = f"{_shown(error.filename)}:{error.lineno}: ", error.msg
+    importers = [_at(frame) for frame in frames if frame.name == "<module>" and f"{_at(frame)}: " != place]
+    chain = f" (imported by {', '.join(reversed(importers))})" if importers else ""
+    return f"{place}{type(error).__name__}{f': {text}' if text else ''}{chain}"
+
+
+def _refused(setting: str, error: BaseException) -> ConfigError:
+    """Returns the error for a module that cannot be imported; prints its traceback when that is asked for, as this may
+    be a process that can only pass one line on."""
+    if debugging():
+        traceback.print_exception(error)
+        return ConfigError(f"{setting}: {told(error)}")
+    hint = "; ENGINE_DEBUG=1 shows the traceback" if len(_frames(error)) > 1 else ""
+    return ConfigError(f"{setting}: {told(error)}{hint}")
 
 
 def _import(name: str, setting: str) -> ModuleType:
@@ -60,16 +74,16 @@ def _import(name: str, setting: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise ConfigError(f"{setting}: {_no_module(error.name, name)}") from error
-        raise ConfigError(f"{setting}: {told(error)}") from error
-    except (Exception, SystemExit) as error:  # whatever their module raises is told as its error
-        raise ConfigError(f"{setting}: {told(error)}") from error
+        raise _refused(setting, error) from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever their module raises is told as its error
+        raise _refused(setting, error) from None
 
 
 def _import_tasks(app: Engine) -> None:
     try:
         app.import_tasks()
-    except (Exception, SystemExit) as error:  # whatever their module raises is told as its error
-        raise ConfigError(f"include: {told(error)}") from error
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever their module raises is told as its error
+        raise _refused("include", error) from None
 
 
 def _find(module: ModuleType, variable: str, spec: str) -> Engine:
@@ -79,7 +93,7 @@ def _find(module: ModuleType, variable: str, spec: str) -> Engine:
             hint = did_you_mean(variable, vars(module))
             raise ConfigError(f"[engine] app: {spec}: {_shown(_file(module))} has no {variable!r}{hint}")
         if not isinstance(found, Engine):
-            raise ConfigError(f"[engine] app: {spec} is {type(found).__name__}, not an Engine")
+            raise ConfigError(f"[engine] app: {spec} is no Engine, but of type {type(found).__name__}")
         return found
     engines = {name: value for name, value in vars(module).items() if isinstance(value, Engine)}
     for name in NAMES:
@@ -109,13 +123,16 @@ def _siblings(parent: str) -> list[str]:
     return [name.removesuffix(".py") for name in names if name.endswith(".py") or "." not in name]
 
 
-def _place(error: BaseException) -> str:
-    """Where the error came from: the deepest frame in a file of the user's, else the deepest."""
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The way to the error, without Python's own: through files of the user's, if it came through any."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_import(frame.filename)]
     not_theirs = _not_theirs()
     theirs = [frame for frame in frames if not os.path.realpath(frame.filename).startswith(not_theirs)]
-    chosen = (theirs or frames)[-1:]
-    return f"{_shown(chosen[0].filename)}:{chosen[0].lineno}: " if chosen else ""
+    return theirs or frames
+
+
+def _at(frame: traceback.FrameSummary) -> str:
+    return f"{_shown(frame.filename)}:{frame.lineno}"
 
 
 def _not_theirs() -> tuple[str, ...]:

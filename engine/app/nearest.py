@@ -11,8 +11,10 @@ LONG_ENOUGH = 3
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ``, did you mean "concurrency"?`` for the nearest of the known names, or "" when none is near."""
     names = sorted(known)
-    close = nearest(word, names, 0.6) or next(
-        (name for name in names if len(word) >= LONG_ENOUGH and name.startswith(word)), None
+    close = (
+        next((name for name in names if name.endswith(f".{word}")), None)
+        or nearest(word, names, 0.6)
+        or next((name for name in names if len(word) >= LONG_ENOUGH and name.startswith(word)), None)
     )
     return f', did you mean "{close}"?' if close else ""
 

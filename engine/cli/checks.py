@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from engine.app import misfits
 from engine.app.config.loader import readable, socket_path
 from engine.app.discovery import load_app
 from engine.app.nearest import did_you_mean
@@ -173,33 +173,14 @@ def _hazards(threads: set[threading.Thread], native: int, sockets: int) -> Itera
 
 def _misfits(settings: Settings, engine: Engine) -> Iterator[Finding]:
     """Settings about tasks that do not exist, and tasks that this worker would not run."""
-    names = list(engine.tasks)
-    for name in settings.task:
-        if engine.find(name) is None:
-            text = f'[tasks."{name}"]: the app has no such task{did_you_mean(name, names)}'
-            yield Finding("warning", "tasks", text)
-    for pattern in settings.routes:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            yield Finding("warning", "routes", f'"{pattern}" fits none of the app\'s tasks')
+    yield from (Finding("warning", "tasks", text) for text in misfits.misspelt(settings, engine))
+    yield from (Finding("warning", "routes", text) for text in misfits.routed_nowhere(settings, engine))
     early = [info.name for info in engine.task_infos() if not info.acks_late]
     if early:
         text = f"acks_late is off for {', '.join(sorted(early))}: they are lost when their process dies"
         yield Finding("note", "tasks", text)
-    yield from _unreached(settings, engine)
-
-
-def _unreached(settings: Settings, engine: Engine) -> Iterator[Finding]:
-    elsewhere: dict[str, list[str]] = {}
-    for name, task in sorted(engine.tasks.items()):
-        if task.route.queue not in settings.worker.queues:
-            elsewhere.setdefault(task.route.queue, []).append(name)
-        serializer = task.options.serializer
-        if serializer not in settings.worker.accept:
-            text = f"{name} is sent as {serializer}, which [worker] accept does not have: it would not run"
-            yield Finding("error", "tasks", text)
-    for queue, tasks in elsewhere.items():
-        text = f"{', '.join(tasks)} go to the queue {queue!r}, from which this worker does not fetch ([worker] queues)"
-        yield Finding("warning", "tasks", text)
+    yield from (Finding("error", "tasks", text) for text in misfits.unaccepted(settings, engine))
+    yield from (Finding("warning", "tasks", text) for text in misfits.fetched_elsewhere(settings, engine))
 
 
 def _each(level: str, about: str, error: EngineError) -> Iterator[Finding]:

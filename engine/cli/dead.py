@@ -66,7 +66,7 @@ def show(config: str | None, as_json: bool, id: str) -> None:
     with broker(config) as transport:
         letter = transport.dead_letter(id)
     if letter is None:
-        raise TransportError(f"there is no dead letter {id}")
+        raise TransportError(f"there is no dead letter {id}: `engine dead list` shows their ids")
     if as_json:
         output.as_json({**_plain(letter), "message": letter.body.decode("utf-8", "backslashreplace")})
         return
@@ -83,7 +83,7 @@ def show(config: str | None, as_json: bool, id: str) -> None:
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--queue", metavar="QUEUE", help="With --all: only those of this queue.")
 def replay(config: str | None, ids: tuple[str, ...], everything: bool, queue: str | None) -> int:
-    """Put dead letters back into their queues; their crash count starts anew."""
+    """Put dead letters back into their queues. Their crash count starts anew."""
     with broker(config) as transport:
         wanted = _chosen(transport, ids, everything, queue)
         done = sum(transport.replay(wanted[i : i + PAGE]) for i in range(0, len(wanted), PAGE))
@@ -101,7 +101,7 @@ def drop(config: str | None, ids: tuple[str, ...], everything: bool, queue: str 
     with broker(config) as transport:
         wanted = _chosen(transport, ids, everything, queue)
         if wanted and not yes:
-            click.confirm(f"Delete {len(wanted)} dead letters?", abort=True, err=True)
+            click.confirm(f"Delete {output.counted(len(wanted), 'dead letter')}?", abort=True, err=True)
         done = sum(transport.drop(wanted[i : i + PAGE]) for i in range(0, len(wanted), PAGE))
     return _told(done, len(wanted), "deleted", everything)
 
@@ -117,9 +117,9 @@ def _chosen(transport: Transport, ids: tuple[str, ...], everything: bool, queue:
 
 
 def _told(done: int, wanted: int, what: str, everything: bool) -> int:
-    click.echo(f"{done} dead letters {what}", err=True)
+    click.echo(f"{output.counted(done, 'dead letter')} {what}", err=True)
     if done < wanted and not everything:
-        click.echo(f"engine: {wanted - done} of the ids are no dead letters", err=True)
+        click.echo(f"engine: {wanted - done} of {output.counted(wanted, 'id')} named no dead letter", err=True)
         return 1
     return 0
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import click
 
+from engine.app.debug import debugging
 from engine.app.nearest import did_you_mean
 from engine.cli.exits import INTERNAL, INTERRUPTED, OK, USAGE, status_of
 from engine.errors import EngineError
@@ -35,6 +36,9 @@ VERBS = {
     "plugins": "List installed plugins.",
     "plugin": "Write a plugin, or look one over.",
 }
+
+CELERY = {"worker": "start", "inspect": "status", "call": "send", "multi": "start"}
+"""What fingers type that have known Celery for years, and the verb here."""
 
 EPILOG = """\b
 Examples:
@@ -66,7 +70,8 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
-            ctx.fail(f"there is no verb {cmd_name!r}{did_you_mean(cmd_name, VERBS)}")
+            hint = f", it is {CELERY[cmd_name]!r} here" if cmd_name in CELERY else did_you_mean(cmd_name, VERBS)
+            ctx.fail(f"there is no verb {cmd_name!r}{hint}")
         command: click.Command = importlib.import_module(f"engine.cli.{cmd_name}").command
         return command
 
@@ -95,7 +100,11 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except click.ClickException as error:
         return _misused(error)
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort as error:
+        if error.__cause__ is None:  # no ^C, but "no" to a question, or nobody there to ask
+            click.echo("engine: nothing was done (--yes does not ask)", err=True)
+        return INTERRUPTED
+    except KeyboardInterrupt:
         return INTERRUPTED
     except (BrokenPipeError, SystemExit):
         # SystemExit is click's own answer to a broken pipe, and nobody else's.
@@ -113,12 +122,14 @@ def _misused(error: click.ClickException) -> int:
         return USAGE
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     text = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption) and ctx is not None and ctx.parent is None:
+        text += ": options follow the verb, as in `engine start -A shop.tasks`"
     click.echo(f"engine: {text[:1].lower()}{text[1:]} (see: {ctx.command_path if ctx else 'engine'} --help)", err=True)
     return USAGE
 
 
 def _failed(text: str, status: int, error: BaseException) -> int:
-    if os.environ.get("ENGINE_DEBUG", "0") not in ("", "0"):
+    if debugging():
         traceback.print_exception(error)
     for line in text.splitlines() or [type(error).__name__]:
         click.echo(f"engine: {line}", err=True)

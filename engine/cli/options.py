@@ -17,8 +17,10 @@ from engine.app.connect import transport_for
 from engine.app.discovery import load_app
 from engine.app.settings import Settings
 from engine.contract.transport import Transport
+from engine.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
+NO_FILE = f"there is no {' or '.join(DEFAULT_FILES)} in the current directory"
 
 
 class DurationType(click.ParamType[float]):
@@ -64,7 +66,14 @@ def json_option(function: F) -> F:
 @contextlib.contextmanager
 def broker(config: str | None) -> Iterator[Transport]:
     """Opens the broker of the configuration for a client, and closes it."""
-    transport = transport_for(client_settings(configuration(config)))
+    found = configuration(config)
+    settings = client_settings(found)
+    try:
+        transport = transport_for(settings)
+    except ConfigError as error:
+        if settings.broker.url is None and found.path is None:
+            raise ConfigError(f"{error} ({NO_FILE})") from None
+        raise
     try:
         yield transport
     finally:

@@ -53,6 +53,11 @@ def as_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, default=str))
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns "1 message", "2 messages"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def moment(epoch: float) -> str:
     """Returns a time, in seconds since the epoch, as local time with its offset."""
     try:

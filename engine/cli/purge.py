@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from engine.cli import output
 from engine.cli.options import broker, config_option, examples
 
 
@@ -17,7 +18,7 @@ def command(config: str | None, queues: tuple[str, ...], yes: bool) -> None:
         if not yes:
             counts = transport.counts(queues)
             waiting = {queue: counts[queue].ready + counts[queue].delayed if queue in counts else 0 for queue in queues}
-            listed = ", ".join(f"{count} of {queue}" for queue, count in waiting.items())
-            click.confirm(f"Delete {listed} messages?", abort=True, err=True)
+            listed = ", ".join(f"{queue} ({count})" for queue, count in waiting.items())
+            click.confirm(f"Delete the messages that wait in {listed}?", abort=True, err=True)
         for queue in queues:
-            click.echo(f"{transport.purge(queue)} messages of {queue} deleted", err=True)
+            click.echo(f"{output.counted(transport.purge(queue), 'message')} of {queue} deleted", err=True)

@@ -58,9 +58,8 @@ def command(
     configured = configuration(config)
     app = _app(configured, no_import)
     if not no_import and app.tasks and app.find(name) is None:
-        raise ConfigError(
-            f"there is no task {name!r}{did_you_mean(name, app.tasks)} (--no-import sends it all the same)"
-        )
+        hint = did_you_mean(name, app.tasks) or f": the app has {', '.join(sorted(app.tasks))}"
+        raise ConfigError(f"there is no task {name!r}{hint} (--no-import sends it all the same)")
     keywords = {**_object(kwargs), **dict(_pair(pair) for pair in pairs)}
     given = {key: value for key, value in options.items() if value is not None}
     try:
@@ -85,7 +84,9 @@ def _app(config: Config, no_import: bool) -> Engine:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except ValueError as error:
+        if text.startswith(("[", "{", '"')):
+            raise click.UsageError(f"{text} begins as JSON does and is none: {error}") from None
         return text
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from engine.app.config.values import LOG_LEVELS
-from engine.cli.options import config_option, configuration, examples, name_option
+from engine.cli.options import NO_FILE, config_option, configuration, examples, name_option
 from engine.errors import ConfigError
 
 
@@ -54,7 +54,10 @@ def command(
     }
     configured = configuration(config, options)
     if not configured.settings.engine.app:
-        raise ConfigError('no app: give -c FILE, or --app MODULE, or write app = "package.module" under [engine]')
+        where = "" if configured.path else f" ({NO_FILE})"
+        raise ConfigError(
+            f'no app: give -c FILE, or --app MODULE, or write app = "package.module" under [engine]{where}'
+        )
     if "default" in (configured.origins["broker.url"], configured.origins["results.url"]):
         from engine.cli.code_settings import from_code  # late: a file that names both URLs does without
 

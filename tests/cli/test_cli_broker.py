@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 
 import pytest
@@ -35,8 +36,11 @@ def test_pause_and_resume(engine: Engine, board: Board) -> None:
 def test_purge_asks(engine: Engine, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     board.send("a")
     board.send("b")
-    monkeypatch.setattr("click.confirm", _answer_no)
-    assert engine("purge", "default").status == 130
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    ended = engine("purge", "default", "reports")
+    assert ended.status == 130
+    assert "Delete the messages that wait in default (2), reports (0)? [y/N]: " in ended.err
+    assert ended.err.endswith("engine: nothing was done (--yes does not ask)\n")
     assert board.transport.counts(["default"])["default"].ready == 2
     assert engine("purge", "default", "--yes").err == "2 messages of default deleted\n"
     assert board.transport.counts(["default"])["default"].ready == 0
@@ -69,7 +73,10 @@ def test_dead_letters_are_listed_and_shown(engine: Engine, board: Board) -> None
 
 def test_a_dead_letter_that_is_none(engine: Engine, board: Board) -> None:
     ended = engine("dead", "show", "nobody")
-    assert (ended.status, ended.err) == (1, "engine: there is no dead letter nobody\n")
+    assert (ended.status, ended.err) == (
+        1,
+        "engine: there is no dead letter nobody: `engine dead list` shows their ids\n",
+    )
 
 
 def test_dead_letters_are_replayed(engine: Engine, board: Board) -> None:
@@ -77,7 +84,7 @@ def test_dead_letters_are_replayed(engine: Engine, board: Board) -> None:
         board.kill(id, "odd")
     ended = engine("dead", "replay", "a", "nobody")
     assert ended.status == 1
-    assert ended.err == "1 dead letters put back\nengine: 1 of the ids are no dead letters\n"
+    assert ended.err == "1 dead letter put back\nengine: 1 of 2 ids named no dead letter\n"
     assert engine("dead", "replay", "--all").err == "2 dead letters put back\n"
     assert board.transport.counts(["default"])["default"].ready == 3
 

@@ -69,6 +69,11 @@ def test_every_verb_explains_itself(name: str, command: click.Command) -> None:
     ("arguments", "said"),
     [
         (["strt"], "engine: there is no verb 'strt', did you mean \"start\"? (see: engine --help)\n"),
+        (["worker"], "engine: there is no verb 'worker', it is 'start' here (see: engine --help)\n"),
+        (
+            ["-A", "shop", "worker"],
+            "no such option '-A': options follow the verb, as in `engine start -A shop.tasks` (see",
+        ),
         (["dance"], "engine: there is no verb 'dance' (see: engine --help)\n"),
         (["start", "--concurency", "3"], "engine: no such option '--concurency'"),
         (["result"], "engine: missing argument 'ID' (see: engine result --help)\n"),
@@ -128,6 +133,14 @@ def test_starting_without_an_app(engine: Engine, folder: Path) -> None:
     ended = engine("start")
     assert (ended.status, ended.err.count("\n")) == (78, 1)
     assert "give -c FILE, or --app MODULE" in ended.err
+    assert "(there is no worker.toml or conf/worker.toml in the current directory)" in ended.err
+
+
+def test_no_configuration_at_all(engine: Engine, folder: Path) -> None:
+    ended = engine("queues")
+    assert ended.status == 78
+    assert ended.err.startswith("engine: no broker: write url = ")
+    assert ended.err.endswith(" (there is no worker.toml or conf/worker.toml in the current directory)\n")
 
 
 def test_starting_elsewhere_than_on_linux(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

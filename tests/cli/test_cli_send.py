@@ -115,6 +115,8 @@ def test_an_unknown_task_is_not_sent_unless_that_is_said(engine: Engine, shop: B
     ended = engine("send", "shop_app.bil")
     assert ended.status == 78
     assert "there is no task 'shop_app.bil', did you mean \"shop_app.bill\"? (--no-import sends it" in ended.err
+    assert "there is no task 'bill', did you mean \"shop_app.bill\"?" in engine("send", "bill").err
+    assert "there is no task 'dance': the app has shop_app.bill" in engine("send", "dance").err
     assert engine("send", "shop_app.bil", "--no-import").status == 0
     assert _sent(shop, "default").task == "shop_app.bil"
 
@@ -126,6 +128,8 @@ def test_an_unknown_task_is_not_sent_unless_that_is_said(engine: Engine, shop: B
         (("-k", "a b=1"), 64, "-k takes KEY=VALUE"),
         (("--kwargs", "{"), 64, "--kwargs is not JSON"),
         (("--kwargs", "[1]"), 64, '--kwargs takes a JSON object such as {"key": 1}'),
+        (("[1, 2",), 64, "[1, 2 begins as JSON does and is none: Expecting ',' delimiter"),
+        (("-k", 'order={"a"'), 64, '{"a" begins as JSON does and is none'),
         (("--priority", "10"), 64, "10 is not in the range 0<=x<=9"),
         ((), 64, "shop_app.bill: missing a required argument: 'order'"),
     ],

@@ -129,6 +129,23 @@ def test_a_mistake_in_the_app_is_one_line(write: Write, text: str, app: str | No
     assert _refusal(app).startswith(said)
 
 
+def test_the_way_to_a_mistake_is_told(write: Write) -> None:
+    write(shop="import stock\n" + APP, stock="x = 1\nimport shelf\n", shelf="def f():\n  1 / 0\nf()")
+    assert _refusal("shop") == (
+        "[engine] app: shelf.py:2: ZeroDivisionError: division by zero "
+        "(imported by shelf.py:3, stock.py:2, shop.py:1); ENGINE_DEBUG=1 shows the traceback"
+    )
+
+
+def test_the_traceback_is_shown_to_who_asks(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(shop="def f():\n  1 / 0\nf()")
+    monkeypatch.setenv("ENGINE_DEBUG", "1")
+    assert "ENGINE_DEBUG" not in _refusal("shop")
+    assert 'shop.py", line 2, in f' in capsys.readouterr().err
+
+
 def test_a_mistake_in_an_included_module(write: Write) -> None:
     write(shop=APP, more__tasks="import shop\nshop.app.tusk\n")
     assert _refusal("shop", ["more.tasks"]) == (

@@ -89,6 +89,7 @@ def test_the_later_place_wins(file: Path) -> None:
     assert config.settings.worker.prefetch == 6
     assert config.settings.worker.queues == ["a", "b"]
     assert config.settings.worker.concurrency == 4
+    assert _load(file, text, env={"ENGINE_WORKER_QUEUES": '["a", "b"]'}).settings.worker.queues == ["a", "b"]
     origins = [config.origins[f"{key}"] for key in ("engine.include", "engine.name", "worker.prefetch")]
     assert origins == ["code", "worker.toml:2", "ENGINE_WORKER_PREFETCH"]
     assert config.origins["worker.concurrency"] == "--concurrency"
@@ -128,6 +129,7 @@ def test_the_settings_of_the_code_are_not_changed(file: Path) -> None:
         ('[tasks]\nrate_limit = "5/d"', "worker.toml:2: [tasks] rate_limit: '5/d' is not a rate: a number"),
         ("[tasks]\ntime_limit = 0", "worker.toml:2: [tasks] time_limit: expected more than 0 seconds"),
         ('[broker]\nurl = "engine.db"', 'worker.toml:2: [broker] url: "engine.db" is not a URL such as'),
+        ('[broker]\nurl = "localhost:6379"', 'worker.toml:2: [broker] url: "localhost:6379" is not a URL such as'),
         ('[routes]\n"a.*" = 3', "worker.toml:2: [routes] a.*: expected text in quotes, got 3"),
         ('[tasks."a.b"]\nrate = 3', 'worker.toml:2: [tasks."a.b"] rate: unknown key, did you mean "rate_limit"?'),
         ("[tasks.a.b]\nrate_limit = 3", 'worker.toml:1: [tasks.a] b: put a task\'s name into quotes: [tasks."a.b"]'),
@@ -208,7 +210,7 @@ def test_a_soft_limit_from_a_stronger_place_must_be_below(file: Path) -> None:
 def test_further_keys_of_broker_and_results_belong_to_the_plugin(file: Path) -> None:
     config = _load(file, '[broker]\nurl = "x://"\nspeed = 3\n', env={"ENGINE_RESULTS_SPEED": "4"})
     assert config.settings.broker.options == {"speed": 3}
-    assert config.settings.broker.origins == {"speed": "worker.toml:3"}
+    assert config.settings.broker.origins == {"url": "worker.toml:2", "speed": "worker.toml:3"}
     assert config.settings.results.options == {"speed": "4"}
     assert config.origins["results.speed"] == "ENGINE_RESULTS_SPEED"
 

@@ -163,6 +163,13 @@ def test_an_unknown_scheme(url: str, parts: tuple[str, ...]) -> None:
     assert all(part in text for part in parts), text
 
 
+def test_where_a_wrong_url_was_written() -> None:
+    with pytest.raises(ConfigError, match=r"^worker.toml:2: nats://: no transport for 'nats'"):
+        plugins.open_transport(BrokerSection("nats://", origins={"url": "worker.toml:2"}))
+    with pytest.raises(ConfigError, match=r'^ENGINE_RESULTS_URL: \[results\] url = "sqlite://x": write'):
+        plugins.open_results(ResultsSection("sqlite://x", origins={"url": "ENGINE_RESULTS_URL"}))
+
+
 def test_a_scheme_that_comes_with_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = entries.named(plugins.TRANSPORTS, "memory")
     monkeypatch.setattr(plugins, "listed", lambda group: memory)

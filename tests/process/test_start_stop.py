@@ -231,3 +231,9 @@ def test_an_app_of_thousands_of_tasks_starts(site):
         file.write("    app.task(name=f'package.module.a_task_with_a_rather_long_name_{number}')(lambda: number)\n")
     site.engine().start()
     assert site.get("add", 1, 2) == 3
+
+
+def test_a_limit_for_a_task_that_does_not_exist_is_warned_of(site):
+    engine = site.engine(rest='[tasks."tasks.ad"]\ntime_limit = "5s"').start()
+    warning = 'template: [tasks."tasks.ad"]: the app has no such task, did you mean "tasks.add"?'
+    wait_for(lambda: warning in engine.log, "the warning")

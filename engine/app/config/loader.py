@@ -167,6 +167,8 @@ def _put(settings: Settings, value: Value, result: Any) -> None:
         table.origins[key] = value.origin
     else:
         setattr(getattr(settings, section), key, result)
+        if key == "url":
+            getattr(settings, section).origins[key] = value.origin
 
 
 def _check_pairs(values: list[tuple[Value, Any]], problems: list[str]) -> None:

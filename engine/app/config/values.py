@@ -41,6 +41,8 @@ OPEN = frozenset({"broker", "results"})
 """Sections whose further keys belong to a plugin."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SECRET = re.compile(r"pass(word|wd)|secret|token", re.IGNORECASE)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_HOST = re.compile(r"[\w.-]+:\d+(/.*)?")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -132,13 +134,24 @@ def toml(path: Path, value: Any) -> str:
 
 def _convert(raw: Any, type_: Any, text: bool) -> Any:
     if text and isinstance(raw, str) and _takes(type_, list):
-        raw = [part.strip() for part in raw.split(",") if part.strip()]
+        raw = _listed(raw)
     if text and _takes(type_, bool) and isinstance(raw, str):
         raw = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(raw.lower(), raw)
     # A timedelta is something that only code can give; msgspec would turn it into ISO text before the hook sees it.
     if isinstance(raw, timedelta):
         raw = raw.total_seconds()
     return msgspec.convert(raw, type_, strict=not text, dec_hook=decode_hook)
+
+
+def _listed(text: str) -> list[Any]:
+    """Reads "a, b", and what TOML and JSON write: '["a", "b"]'."""
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            raise ValueError(f"expected a list such as a,b, got {_shown(text)}") from None
+        return list(found)
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _takes(type_: Any, kind: type) -> bool:
@@ -204,7 +217,7 @@ def _rate(value: Any) -> Any:
 
 
 def _url(value: str | None) -> str | None:
-    if value is not None and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", value):
+    if value is not None and (not _SCHEME.match(value) or _HOST.fullmatch(value)):
         raise ValueError(f'{_shown(value)} is not a URL such as "sqlite:///engine.db" or "redis://localhost/0"')
     return value
 

@@ -7,7 +7,8 @@ that is asked for is imported, so that a client library that is missing hurts no
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pluggy
@@ -37,8 +38,11 @@ def open_transport(broker: BrokerSection, plugins: PluginsSection | None = None)
         raise ConfigError(
             'no broker: write url = "sqlite:///engine.db" under [broker], or set ENGINE_BROKER_URL or ENGINE_CONFIG'
         )
-    cls = transport_class(broker.url, plugins)
-    return cls(broker.url, options=_options("broker", broker, cls.options))
+    with _placed(broker):
+        cls = transport_class(broker.url, plugins)
+    options = _options("broker", broker, cls.options)
+    with _placed(broker):
+        return cls(broker.url, options=options)
 
 
 def open_results(results: ResultsSection, plugins: PluginsSection | None = None) -> ResultBackend | None:
@@ -46,8 +50,11 @@ def open_results(results: ResultsSection, plugins: PluginsSection | None = None)
     `open_transport`."""
     if results.url is None:
         return None
-    cls = results_class(results.url, plugins)
-    return cls(results.url, expires=results.expires, options=_options("results", results, cls.options))
+    with _placed(results):
+        cls = results_class(results.url, plugins)
+    options = _options("results", results, cls.options)
+    with _placed(results):
+        return cls(results.url, expires=results.expires, options=options)
 
 
 def transport_class(url: str, plugins: PluginsSection | None = None) -> type[Transport]:
@@ -96,6 +103,17 @@ def codecs(plugins: PluginsSection) -> list[Codec]:
 def installed() -> list[Installed]:
     """Returns all plugins that are installed, without importing any."""
     return [one for group in GROUPS for one in listed(group)]
+
+
+@contextmanager
+def _placed(table: BrokerSection | ResultsSection) -> Iterator[None]:
+    """Says in an error about the URL where that was written."""
+    try:
+        yield
+    except ConfigError as error:
+        if origin := table.origins.get("url"):
+            raise type(error)(f"{origin}: {error}") from error
+        raise
 
 
 def _find(group: str, hook: str, url: str, plugins: PluginsSection | None) -> Any:

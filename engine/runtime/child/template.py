@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from engine.app import misfits
 from engine.app.app import Engine
 from engine.app.discovery import load_app
 from engine.app.settings import Settings
@@ -78,7 +79,7 @@ def forget_environment() -> None:
 
 def _import_app(settings: Settings) -> tuple[Engine, list[str]]:
     app = load_app(settings)
-    notes = []
+    notes = [*misfits.misspelt(settings, app), *misfits.unaccepted(settings, app)]
     others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
     if others:
         notes.append(

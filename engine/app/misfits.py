@@ -1,0 +1,43 @@
+"""Settings and tasks that do not fit each other: nothing fails, and nobody would notice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from engine.app.app import Engine
+from engine.app.nearest import did_you_mean
+from engine.app.settings import Settings
+
+
+def misspelt(settings: Settings, app: Engine) -> Iterator[str]:
+    """Yields a sentence for each ``[tasks."name"]`` without such a task: a limit that holds for nothing."""
+    names = list(app.tasks)
+    for name in settings.task:
+        if app.find(name) is None:
+            yield f'[tasks."{name}"]: the app has no such task{did_you_mean(name, names)}'
+
+
+def unaccepted(settings: Settings, app: Engine) -> Iterator[str]:
+    """Yields a sentence for each task whose own messages this worker would refuse."""
+    for name, task in sorted(app.tasks.items()):
+        serializer = task.options.serializer
+        if serializer not in settings.worker.accept:
+            yield f"{name} is sent as {serializer}, which [worker] accept does not have: it would not run"
+
+
+def routed_nowhere(settings: Settings, app: Engine) -> Iterator[str]:
+    """Yields a sentence for each pattern of ``[routes]`` that fits none of the tasks."""
+    for pattern in settings.routes:
+        if not any(fnmatchcase(name, pattern) for name in app.tasks):
+            yield f'"{pattern}" fits none of the app\'s tasks'
+
+
+def fetched_elsewhere(settings: Settings, app: Engine) -> Iterator[str]:
+    """Yields a sentence for each queue that tasks go to and this worker does not fetch from: another one must."""
+    elsewhere: dict[str, list[str]] = {}
+    for name, task in sorted(app.tasks.items()):
+        if task.route.queue not in settings.worker.queues:
+            elsewhere.setdefault(task.route.queue, []).append(name)
+    for queue, names in elsewhere.items():
+        yield f"{', '.join(names)} go to the queue {queue!r}, from which this worker does not fetch ([worker] queues)"
