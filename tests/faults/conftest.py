@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from faults_rig import Rig
 
+from engine.testing.faults.proxy import Proxy
+
 TRANSPORTS = ["memory", "sqlite", "redis"]
 
 
@@ -41,4 +43,4 @@ def redis(rigs: Callable[..., Rig]) -> Rig:
 @pytest.fixture
 def proxied(rigs: Callable[..., Rig]) -> Rig:
     """A rig on Redis whose engine goes through a proxy."""
-    return rigs("redis", proxied=True)
+    return rigs("redis", through=Proxy)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -30,19 +31,25 @@ def made(transport: str, folder: Path) -> Broker:
         pytest.skip(str(error))
 
 
-class Rig:
-    """A folder with a broker, an engine and a ledger; this process is a client. ``proxied``: the engine, and only the
-    engine, reaches its broker through `proxy`."""
+class Front(Protocol):
+    """What stands before a server, on a port of its own."""
 
-    def __init__(self, folder: Path, transport: str, *, proxied: bool = False) -> None:
+    port: int
+
+    def close(self) -> None:
+        """Ends it."""
+
+
+class Rig:
+    """A folder with a broker, an engine and a ledger; this process is a client. ``through``: the engine, and only the
+    engine, reaches its broker through `front`, which this makes from the server's port."""
+
+    def __init__(self, folder: Path, transport: str, *, through: Callable[[int], Front] | None = None) -> None:
         self.folder = folder
         self.transport = transport
         self.broker = made(transport, folder)
         self.broker.start()
-        self.proxy: Proxy | None = None
-        if proxied:
-            assert isinstance(self.broker, Server), "a proxy needs a server"
-            self.proxy = Proxy(self.broker.port)
+        self.front = None if through is None else through(self.server.port)
         self.engines: list[EngineProcess] = []
         self.book = Ledger(folder)
         self._client: Engine | None = None
@@ -54,6 +61,12 @@ class Rig:
         return self.broker
 
     @property
+    def proxy(self) -> Proxy:
+        """The front, when it is a proxy."""
+        assert isinstance(self.front, Proxy), "this rig has no proxy"
+        return self.front
+
+    @property
     def engine(self) -> EngineProcess:
         """The engine started last."""
         return self.engines[-1]
@@ -61,8 +74,8 @@ class Rig:
     def start(self, *, points: str = "", wait: bool = True, **options: Any) -> EngineProcess:
         """Starts an engine, with the points armed."""
         url = self.broker.url
-        if self.proxy is not None:
-            url = url.replace(str(self.server.port), str(self.proxy.port))
+        if self.front is not None:
+            url = url.replace(str(self.server.port), str(self.front.port))
         env = {VARIABLE: points} if points else {}
         config = toml(APP, broker=url, **options)
         if self.broker.results != self.broker.url:
@@ -127,6 +140,6 @@ class Rig:
             self._client.close()
         for engine in self.engines:
             engine.close()
-        if self.proxy is not None:
-            self.proxy.close()
+        if self.front is not None:
+            self.front.close()
         self.broker.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,8 @@ from redis_rig import QUEUE, ack_all, consumer_of, publish, record, take
 
 from engine.contract import Ack, Worker
 from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, TransportError
+from engine.testing.faults.scripted import ALWAYS, Answer
+from engine.testing.faults.scripted_redis import GARBAGE, ScriptedRedis, error
 from engine_redis import RedisResults, RedisTransport, failures
 from engine_redis.address import parse
 from servers import RedisServer, redis_server
@@ -151,37 +151,14 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_no_redis(tmp_path: Path) -> None:
-    with _stub(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port, pytest.raises(BrokerUnavailable, match="does not speak"):
-        RedisTransport(f"redis://127.0.0.1:{port}/0", options={}).counts()
+    with _answering(GARBAGE) as redis, pytest.raises(BrokerUnavailable, match="does not speak"):
+        RedisTransport(redis.url, options={}).counts()
 
 
-class _stub:  # noqa: N801 - used as a function
-    """A server that answers everything with the same bytes."""
-
-    def __init__(self, answer: bytes) -> None:
-        self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> int:
-        self._thread.start()
-        port: int = self._listener.getsockname()[1]
-        return port
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
-        self._listener.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            with client:
-                while client.recv(65536):
-                    client.sendall(self._answer)
+def _answering(answer: Answer) -> ScriptedRedis:
+    redis = ScriptedRedis()
+    redis.script("", answer, times=ALWAYS)
+    return redis
 
 
 @pytest.mark.parametrize(
@@ -203,6 +180,7 @@ class _stub:  # noqa: N801 - used as a function
         ("NOPERM this user has no permissions to run the 'evalsha' command", failures.CONFIG, BrokerUnavailable),
         ("ERR invalid password", failures.CONFIG, BrokerUnavailable),
         ("ERR max number of clients reached", failures.RECONNECT, BrokerUnavailable),
+        ("NOSCRIPT No matching script.", failures.RETRY, BrokerUnavailable),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", failures.RETRY, BrokerUnavailable),
         ("ERR unknown command 'EVALSHA'", failures.REFUSED, TransportError),
         ("SOMETHING new", failures.REFUSED, TransportError),
@@ -210,9 +188,9 @@ class _stub:  # noqa: N801 - used as a function
 )
 def test_each_error_reply_has_its_meaning(text: str, kind: str, exception: type[Exception]) -> None:
     assert failures.kind_of(text) == kind
-    with _stub(f"-{text}\r\n".encode()) as port:
-        transport = RedisTransport(f"redis://127.0.0.1:{port}/0", options={})
-        with pytest.raises(exception, match=f"redis at 127.0.0.1:{port}") as caught:
+    with _answering(error(text)) as redis:
+        transport = RedisTransport(redis.url, options={})
+        with pytest.raises(exception, match=f"redis at 127.0.0.1:{redis.port}") as caught:
             publish(transport, "one")
         assert type(caught.value) is exception
         assert text in str(caught.value)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from pika import exceptions
@@ -31,6 +32,14 @@ _CODES = {
 }
 """What an AMQP reply code means here; the server's own text follows."""
 _CONFIG_CODES = frozenset({402, 403, 530, 540})
+_NO_ACCESS = 403
+_NO_LOGIN = "wrong user or password, or the user may not connect from here"
+_GUESSES = (
+    exceptions.ProbableAuthenticationError,
+    exceptions.ProbableAccessDeniedError,
+    exceptions.IncompatibleProtocolError,
+)
+_SAID = re.compile(r"ConnectionClosedByBroker: \((?P<code>\d+)\) (?P<text>.*)")
 CONSUMER_TIMEOUT = "delivery acknowledgement on channel"
 """How the server's text begins when a message was held unacknowledged for too long."""
 
@@ -45,15 +54,32 @@ def failure(error: BaseException, place: str) -> BrokerUnavailable:
         return error
     causes = list(_causes(error))
     for cause in causes:
-        if isinstance(cause, exceptions.ProbableAuthenticationError | exceptions.AuthenticationError):
-            return Refused(f"{place}: wrong user or password, or the user may not connect from here")
-        if isinstance(cause, exceptions.ProbableAccessDeniedError):
-            return Refused(f"{place}: the virtual host does not exist, or the user has no access to it")
+        if isinstance(cause, exceptions.AuthenticationError):
+            return Refused(f"{place}: {_NO_LOGIN}")
+        if isinstance(cause, _GUESSES):
+            return _guessed(cause, place)
         if isinstance(cause, exceptions.ConnectionClosed | exceptions.ChannelClosed):
             return _closed(cause.reply_code, cause.reply_text, place)
-        if isinstance(cause, exceptions.IncompatibleProtocolError):
-            return Refused(f"{place}: what answers there is no RabbitMQ (or expects amqps://)")
     return BrokerUnavailable(f"{place}: {_text(causes[-1])}")
+
+
+def _guessed(error: exceptions.AMQPConnectionError, place: str) -> BrokerUnavailable:
+    """Returns the error for a connection that ended before it was open. pika guesses why by how far it had come; a
+    server that is going down ends it too. What the server said, if anything, is in the text alone."""
+    said = _SAID.search(str(error))
+    if said is not None:
+        code = int(said["code"])
+        if code == _NO_ACCESS and isinstance(error, exceptions.ProbableAuthenticationError):
+            return Refused(f"{place}: {_NO_LOGIN}")
+        if code in _CONFIG_CODES and isinstance(error, exceptions.ProbableAccessDeniedError):
+            return Refused(f"{place}: the virtual host does not exist, or the user has no access to it")
+        return _closed(code, said["text"].replace("\\", "").strip("\"',()"), place)
+    if isinstance(error, exceptions.IncompatibleProtocolError):
+        return BrokerUnavailable(
+            f"{place}: it ended the connection without a word of AMQP: it is starting or going down, is no "
+            "RabbitMQ, or expects amqps://"
+        )
+    return BrokerUnavailable(f"{place}: it ended the connection while it was being opened")
 
 
 def _closed(code: int, text: str, place: str) -> BrokerUnavailable:

@@ -36,6 +36,7 @@ KINDS: Final = {
     "NOAUTH": (CONFIG, "wants a password: put it into the URL, redis://:password@host or redis://user:password@host"),
     "WRONGPASS": (CONFIG, "refuses this user name and password"),
     "NOPERM": (CONFIG, "does not permit this user what the engine needs"),
+    "NOSCRIPT": (RETRY, "has forgotten the engine's scripts again"),
     "WRONGTYPE": (RETRY, "has something else in one of the engine's keys"),
     "FOREIGN": (REFUSED, "has something else in one of the engine's keys"),
 }
