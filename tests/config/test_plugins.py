@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -314,42 +313,9 @@ def test_installed_plugins_are_listed_without_importing_them(install: Install) -
     assert found in plugins.installed()
 
 
-def test_of_two_versions_on_the_path_the_first_is_meant(install: Install, tmp_path: Path) -> None:
-    install("pigeon-post", plugins.TRANSPORTS, {"pigeon": "pigeons [fast]"}, pigeons=TRANSPORT)
-    older = tmp_path / "older"
-    (older / "pigeon_post-1.1.egg-info").mkdir(parents=True)
-    (older / "pigeon_post-1.1.egg-info" / "entry_points.txt").write_text("[engine.transports]\npigeon = old_pigeons")
-    sys.path.append(str(older))
-    try:
-        assert entries.named(plugins.TRANSPORTS, "pigeon") == [
-            plugins.Installed(plugins.TRANSPORTS, "pigeon", "pigeons", "pigeon-post", "1.2")
-        ]
-    finally:
-        sys.path.remove(str(older))
-
-
-def test_a_plugin_in_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = tmp_path / "plugins.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("pigeons_in_a_zip.py", TRANSPORT)
-        file.writestr("pigeon_post-1.2.dist-info/METADATA", "Name: pigeon-post\nVersion: 1.2\n")
-        file.writestr("pigeon_post-1.2.dist-info/entry_points.txt", "[engine.transports]\npigeon = pigeons_in_a_zip\n")
-    monkeypatch.syspath_prepend(str(archive))
-    assert plugins.transport_class("pigeon://loft").__module__ == "pigeons_in_a_zip"
-
-
-def test_what_is_found_is_what_python_finds() -> None:
-    for group in plugins.GROUPS:
-        for one in entries.listed(group):
-            assert entries.named(group, one.name) == [one]
-
-
-def test_an_installed_plugin_is_found_without_what_reads_all_metadata() -> None:
+def test_the_supervisor_is_spared_what_reads_metadata() -> None:
     code = (
-        "import sys\n"
-        "import engine.runtime.boot\n"
-        "from engine.app.plugins import transport_class\n"
-        "transport_class('redis://')\n"
+        "import sys, engine.cli.start, engine.runtime.boot\n"
         "print([name for name in ('importlib.metadata', 'email', 'zipfile', 'ssl') if name in sys.modules])\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
