@@ -15,11 +15,14 @@
     add.delay(1, 2).get(timeout=10)
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from engine.app import states
+from engine.app.absent import EXPORTS, instead
 from engine.app.app import Engine
 from engine.app.context import current_task
 from engine.app.results import AsyncResult, EagerResult
-from engine.app.shared import shared_task
+from engine.app.shared import current_app, shared_task
 from engine.app.signature import Signature
 from engine.app.task import Task
 from engine.errors import (
@@ -52,6 +55,13 @@ from engine.errors import (
 )
 
 __version__ = "0.1.0"
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        text = f"cannot import name {name!r} from 'engine'{instead(name, EXPORTS)}"
+        raise ImportError(text, name=__name__) if name in EXPORTS else AttributeError(text)
+
 
 __all__ = [
     "AlreadyRunning",
@@ -86,6 +96,7 @@ __all__ = [
     "TransportError",
     "WorkerLostError",
     "__version__",
+    "current_app",
     "current_task",
     "shared_task",
     "states",

@@ -158,6 +158,9 @@ class Reject(ControlFlow):
         self.reason = reason
         self.requeue = requeue
 
+    def __str__(self) -> str:
+        return self.reason
+
 
 class SoftTimeLimitExceeded(ControlFlow):
     """Raised inside a task at its soft limit of ``seconds``; it may be caught to clean up before the hard limit."""

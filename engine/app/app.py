@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 import msgspec
 
 from engine.app import codecs, registry, routing
+from engine.app.absent import OF_THE_APP, instead
 from engine.app.calls import check_call
 from engine.app.client import Client
 from engine.app.conf import Conf
@@ -395,6 +396,11 @@ class Engine:
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - the name Celery users know
         """Returns the handle of the result that has this id."""
         return AsyncResult(id, self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_THE_APP)}")
 
     def __repr__(self) -> str:
         return f"<Engine {self.name}>"

@@ -18,7 +18,6 @@ _MOVED: Mapping[str, tuple[str, str]] = {
     "result_backend": ("results", "url"),
     "result_expires": ("results", "expires"),
     "worker_concurrency": ("worker", "concurrency"),
-    "worker_prefetch_multiplier": ("worker", "prefetch"),
     "worker_max_tasks_per_child": ("worker", "max_tasks_per_child"),
     "worker_max_memory_per_child": ("worker", "max_memory_per_child"),
     "accept_content": ("worker", "accept"),
@@ -45,6 +44,7 @@ _INSTEAD: Mapping[str, str] = {
     "beat_schedule": "periodic tasks are not built: let cron run `engine send NAME`",
     "broker_transport_options": "write the options beside url under [broker]",
     "result_backend_transport_options": "write the options beside url under [results]",
+    "worker_prefetch_multiplier": "leave it out: what no child begins within a second goes back to the broker",
     "visibility_timeout": "there is none: a message stays claimed while its worker lives, however long it runs",
     "broker_connection_retry_on_startup": "leave it out: a broker that goes away is always tried again",
     "timezone": "leave it out: times are absolute; a naive datetime is UTC",
@@ -65,10 +65,16 @@ class Conf:
         object.__setattr__(self, "_app", app)
 
     def update(self, *given: Mapping[str, Any], **names: Any) -> None:
-        """Sets several names. Raises ConfigError for the first that has another place."""
+        """Sets several names. Raises one ConfigError for all that have another place, with the lines to write."""
+        refused: dict[str, Any] = {}
         for values in (*given, names):
             for name, value in values.items():
-                setattr(self, name, value)
+                if name in _EAGER:
+                    setattr(self, name, value)
+                else:
+                    refused[name] = value
+        if refused:
+            raise _refusal(*refused.popitem()) if len(refused) == 1 else _refusal_of_all(refused)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _EAGER:
@@ -106,6 +112,21 @@ def _refusal(name: str, value: Any) -> ConfigError:
         return ConfigError(f"app.conf.{name}: {_INSTEAD[name]}")
     hint = did_you_mean(name, [*_MOVED, *_INSTEAD, *_EAGER])
     return ConfigError(f"app.conf.{name}: there is no such setting{hint or '; README.md lists all'}")
+
+
+def _refusal_of_all(refused: Mapping[str, Any]) -> ConfigError:
+    sections: dict[str, list[str]] = {}
+    others: list[str] = []
+    for name, value in refused.items():
+        if name in _MOVED:
+            section, key = _MOVED[name]
+            sections.setdefault(section, []).append(f"{key} = {_toml(value)}")
+        else:
+            others.append(str(_refusal(name, value)))
+    lines = [text for section, keys in sections.items() for text in (f"[{section}]", *keys)]
+    if lines:
+        lines.insert(0, "app.conf: settings are not in code here; write in the TOML file:")
+    return ConfigError("\n".join([*lines, *others]))
 
 
 def _toml(value: Any) -> str:

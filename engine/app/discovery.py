@@ -1,4 +1,4 @@
-"""Imports the user's app: what goes wrong in there is told in one line that names file and line, never as a traceback
+"""Imports the user's app: what goes wrong in there is told in a line that names file and line, never as a traceback
 through the engine."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine.app.app import Engine
 from engine.app.debug import debugging
 from engine.app.nearest import did_you_mean
 from engine.app.settings import Settings
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineError
 
 NAMES = ("app", "celery", "application")
 """Variables that are looked at first when ``[engine] app`` names none."""
@@ -47,15 +47,17 @@ def find_app(spec: str) -> Engine:
 
 
 def told(error: BaseException) -> str:
-    """Returns what a user's module raised as one line: ``myapp/tasks.py:3: ImportError: no module named 'yamll'``."""
+    """Returns what a user's module raised: ``myapp/tasks.py:3: ImportError: no module named 'yamll'``. One line, unless
+    the engine itself has more to say."""
     frames = _frames(error)
     place = f"{_at(frames[-1])}: " if frames else ""
-    text = " ".join(str(error).split())
+    text = str(error) if isinstance(error, EngineError) else " ".join(str(error).split())
     if isinstance(error, SyntaxError) and error.filename:
         place, text = f"{_shown(error.filename)}:{error.lineno}: ", error.msg
     importers = [_at(frame) for frame in frames if frame.name == "<module>" and f"{_at(frame)}: " != place]
     chain = f" (imported by {', '.join(reversed(importers))})" if importers else ""
-    return f"{place}{type(error).__name__}{f': {text}' if text else ''}{chain}"
+    first, newline, rest = text.partition("\n")
+    return f"{place}{type(error).__name__}{f': {first}' if first else ''}{chain}{newline}{rest}"
 
 
 def _refused(setting: str, error: BaseException) -> ConfigError:
@@ -64,8 +66,9 @@ def _refused(setting: str, error: BaseException) -> ConfigError:
     if debugging():
         traceback.print_exception(error)
         return ConfigError(f"{setting}: {told(error)}")
-    hint = "; ENGINE_DEBUG=1 shows the traceback" if len(_frames(error)) > 1 else ""
-    return ConfigError(f"{setting}: {told(error)}{hint}")
+    text = told(error)
+    hint = "; ENGINE_DEBUG=1 shows the traceback" if len(_frames(error)) > 1 and "\n" not in text else ""
+    return ConfigError(f"{setting}: {text}{hint}")
 
 
 def _import(name: str, setting: str) -> ModuleType:
@@ -140,7 +143,8 @@ def _not_theirs() -> tuple[str, ...]:
     import sysconfig  # late: only errors need it
 
     folders = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
-    return tuple(folder + os.sep for folder in (*folders, os.path.dirname(os.path.realpath(__file__))))
+    engine = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    return tuple(folder + os.sep for folder in (*folders, engine))
 
 
 def _is_import(filename: str) -> bool:

@@ -135,12 +135,12 @@ class _Execution:
         record: Record | None
         publishes: list[Envelope] = []
         try:
-            if run.is_eager or not ends.ignores_result(message, self.info):
-                record = self._success_record(value, runtime)
-            else:
-                record = self._removal()
             if message.link:
                 publishes = links.after_success(message, value)
+            if run.is_eager or not ends.ignores_result(message, self.info):
+                record = self._success_record(value, runtime, publishes)
+            else:
+                record = self._removal()
         except SerializationError as error:
             return self._unserialisable(error)
         if task.hooks:
@@ -164,7 +164,7 @@ class _Execution:
             _process.pid,
         )
 
-    def _success_record(self, value: Any, runtime: float) -> Record:
+    def _success_record(self, value: Any, runtime: float, links: list[Envelope]) -> Record:
         message, run = self.message, self.run
         data = codecs.encode(codecs.find(message.serializer), value)
         if len(data) > self.task.max_result:
@@ -184,7 +184,7 @@ class _Execution:
                 message.retries,
                 run.worker,
                 runtime,
-                self.request.children or None,
+                self.request.children + [envelope.id for envelope in links] or None,
                 message.parent,
                 message.root,
             )

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypedDict
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from engine.app.absent import OPTIONS, instead
 from engine.app.config.durations import rate, seconds
 from engine.app.config.values import Value, convert
 from engine.app.nearest import did_you_mean
@@ -152,10 +153,10 @@ class CodeOptions:
 
 
 def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raises TypeError, with the nearest known name, for a name that is not known."""
+    """Raises TypeError, with the nearest known name or what to write instead, for a name that is not known."""
     for name in given:
         if name not in known:
-            raise TypeError(f'{where}: unknown option "{name}"{did_you_mean(name, known)}')
+            raise TypeError(f'{where}: unknown option "{name}"{instead(name, OPTIONS) or did_you_mean(name, known)}')
 
 
 def section_of(given: Mapping[str, Any], where: str) -> TaskSection:

@@ -92,7 +92,7 @@ class AsyncResult(Generic[R]):
 
     @property
     def children(self) -> list[AsyncResult[Any]]:
-        """The results of the tasks that this one sent."""
+        """The results of the tasks that this one sent, and of those linked to its success."""
         return [AsyncResult(id, self.app) for id in self._body().children or ()]
 
     @property

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
 
 import msgspec
 
 from engine.app import codecs
+from engine.app.absent import EXPORTS, instead
 from engine.app.calls import check_call, fields_of, new_id
 from engine.app.links import Link
 from engine.app.options import CallOptions
@@ -113,6 +114,10 @@ class Signature(Generic[R]):
         )
         found: dict[str, Any] = msgspec.to_builtins(link)
         return found
+
+    def __or__(self, other: object) -> NoReturn:
+        """Raises TypeError: there are no chains by ``|``."""
+        raise TypeError(f"a | b makes no chain here{instead('chain', EXPORTS)}")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Signature) and self._key() == other._key()

@@ -30,7 +30,7 @@ from engine.app.settings import TaskSection
 from engine.app.signature import Signature
 from engine.app.wire import TaskInfo
 from engine.contract.message import Message
-from engine.errors import MaxRetriesExceededError, Retry, SerializationError
+from engine.errors import MaxRetriesExceededError, Retry, SerializationError, TransportError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,6 +76,11 @@ class Task(Generic[P, R]):
     """Those of the decorator's options that only code has."""
     parameters: Parameters
     """What the function takes."""
+
+    MaxRetriesExceededError = MaxRetriesExceededError
+    """What `retry` raises on the last run, where Celery users catch it: ``except self.MaxRetriesExceededError``."""
+    OperationalError = TransportError
+    """What sending raises, where Celery users catch it: ``except task.OperationalError``."""
 
     if TYPE_CHECKING:
         # The options as they hold now; read through __getattr__.

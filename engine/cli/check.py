@@ -62,9 +62,10 @@ def _values(config: Config) -> None:
 
 
 def show(finding: Finding) -> None:
-    """Prints one finding."""
+    """Prints one finding; further lines of its text stand below the first."""
     level = output.styled(f"{finding.level:8}", fg=COLOURS[finding.level])
-    click.echo(f"{level}{finding.about:9}{finding.text}")
+    text = finding.text.replace("\n", "\n" + " " * 17)
+    click.echo(f"{level}{finding.about:9}{text}")
 
 
 def status_of_findings(findings: Iterable[Finding]) -> int:

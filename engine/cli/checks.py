@@ -104,7 +104,7 @@ def app(settings: Settings) -> Generator[Finding, None, Settings]:
     try:
         engine = load_app(settings)
     except ConfigError as error:
-        yield from _each("error", "app", error)
+        yield Finding("error", "app", str(error))
         return settings
     names = sorted(engine.tasks)
     yield Finding("ok", "app", f"{settings.engine.app}: {len(names)} tasks: {', '.join(names) or 'none'}")

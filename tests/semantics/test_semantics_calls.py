@@ -93,6 +93,7 @@ def test_a_link_gets_the_value_and_an_immutable_one_does_not(site):
     result = tasks.add.apply_async((1, 2), link=[tasks.record_link.s("after"), tasks.record_link.si("alone")])
     result.get(timeout=10)
     wait_for(lambda: len(site.ledger("link")) >= 2, "both links to have run")
+    assert [child.get(timeout=10) for child in result.children] == [None, None]
     assert sorted(site.ledger("link")) == [["3", "after"], ["alone"]]
 
 

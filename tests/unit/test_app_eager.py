@@ -174,6 +174,7 @@ def test_results_inside_an_eager_task_can_be_waited_for(bench: Bench) -> None:
         ("worker_concurrency", 4, "[worker] concurrency = 4"),
         ("imports", ("a", "b"), '[engine] include = ["a","b"]'),
         ("beat_schedule", {}, "cron"),
+        ("worker_prefetch_multiplier", 1, "leave it out"),
         ("task_routes", {}, "[routes]"),
         ("task_trck_started", True, 'did you mean "task_track_started"'),
         ("nothing_like_it", True, "README.md"),
@@ -191,3 +192,13 @@ def test_old_settings_are_answered_with_what_to_write(bench: Bench, name: str, v
         getattr(bench.app.conf, name)
     with pytest.raises(ConfigError, match="ENGINE_CONFIG"):
         bench.app.config_from_object("celeryconfig")
+
+
+def test_several_old_settings_are_answered_at_once_by_section(bench: Bench) -> None:
+    with pytest.raises(ConfigError) as caught:
+        bench.app.conf.update(task_always_eager=True, task_acks_late=True, timezone="UTC", task_time_limit=300)
+    head, *lines, last = str(caught.value).splitlines()
+    assert "write in the TOML file" in head
+    assert lines == ["[tasks]", "acks_late = true", "time_limit = 300"]
+    assert last.startswith("app.conf.timezone: leave it out")
+    assert bench.app.task_always_eager, "what can be set is set"

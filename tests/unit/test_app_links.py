@@ -27,9 +27,10 @@ def test_links(bench: Bench) -> None:
     call = double.s(2)
     call.link(note.s("after"), note.si("alone"))
     call.link_error(note.s("failed"))
-    call.delay()
+    linked = call.delay()
     bench.run_all()
     assert seen == [(4, "after"), ("alone",)]
+    assert [child.get(timeout=0) for child in linked.children] == [None, None], "what was linked is a child of it"
     seen.clear()
     failing = double.apply_async((-1,), link=note.s(), link_error=[note.s("failed")])
     outcomes = bench.run_all()

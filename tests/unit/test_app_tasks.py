@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from app_fakes import Bench
 
-from engine import ConfigError, Engine, NotRegistered, Task, current_task, shared_task
+from engine import BrokerUnavailable, ConfigError, Engine, NotRegistered, Task, current_app, current_task, shared_task
 from engine.app import registry
 from engine.app.decorator import name_of
 
@@ -203,6 +203,30 @@ def test_which_engine_is_current() -> None:
         first.configure(first.settings)
         assert registry.current_engine() is first, "the configured one"
         assert one.app is second, "it is bound"
+
+
+def test_the_current_app_stands_for_the_current_engine() -> None:
+    with registry.isolated():
+        assert repr(current_app) == "<current app: none>"
+        with pytest.raises(ConfigError, match="no Engine yet"):
+            _ = current_app.tasks
+        app = Engine("mine")
+        assert current_app.name == "mine"
+        assert current_app.find("nothing") is app.find("nothing") is None
+
+
+def test_errors_can_be_caught_by_the_names_that_tasks_have_for_them(bench: Bench) -> None:
+    @bench.app.task(bind=True, max_retries=0)
+    def give_up(self: Any) -> str:
+        try:
+            raise self.retry()
+        except self.MaxRetriesExceededError:
+            return "gave up"
+
+    assert give_up.apply().get() == "gave up"
+    bench.transport.failures = [BrokerUnavailable("gone")] * 3
+    with pytest.raises(give_up.OperationalError):
+        give_up.apply_async(retry=False)
 
 
 def test_base_classes(bench: Bench) -> None:
