@@ -57,12 +57,15 @@ def changed(pattern: str, text: str) -> str:
     return re.sub(pattern, text, GOOD, count=1, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["memory", "sqlite", "redis"])
-def test_our_own_are_without_fault(check: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [("memory", "Memory"), ("sqlite", "Sqlite"), ("redis", "Redis"), ("amqp", "Rabbit"), ("amqps", "Rabbit")],
+)
+def test_our_own_are_without_fault(check: Any, name: str, of: str) -> None:
     done = check(name)
     assert done.status == 0
     assert done.texts("warning", "error", "later") == []
-    assert f"{name}:// is {name.capitalize()}Transport" in done.texts("ok")
+    assert f"{name}:// is {of}Transport" in done.texts("ok")
 
 
 def test_verdicts_are_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

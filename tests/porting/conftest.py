@@ -14,7 +14,7 @@ pytest.importorskip("pydantic")
 # Where the servers are that transports are tested with.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "transports"))
 
-BROKERS = ("memory", "sqlite", "redis")
+BROKERS = ("memory", "sqlite", "redis", "rabbitmq")
 
 
 def _url(kind: str, folder: Path) -> Iterator[str]:
@@ -23,6 +23,10 @@ def _url(kind: str, folder: Path) -> Iterator[str]:
 
         with redis_server(folder) as server:
             yield server.url
+    elif kind == "rabbitmq":
+        from rabbit_server import shared
+
+        yield shared().url(shared().vhost())
     else:
         yield {"memory": "memory://", "sqlite": f"sqlite:///{folder}/engine.db"}[kind]
 

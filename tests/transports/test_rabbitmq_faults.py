@@ -34,13 +34,14 @@ def ids(consumer: Consumer, count: int) -> list[str]:
     return [delivery.id for delivery in take(consumer, count)]
 
 
-def take(consumer: Consumer, count: int) -> list[Delivery]:
-    """Takes and acknowledges messages until ``count`` came."""
+def take(consumer: Consumer, count: int, *, settle: bool = True) -> list[Delivery]:
+    """Takes, and acknowledges, messages until ``count`` came."""
     taken: list[Delivery] = []
 
     def more() -> bool:
         found = consumer.fetch(count - len(taken), 0.2)
-        consumer.settle([Ack(one.claim) for one in found])
+        if settle:
+            consumer.settle([Ack(one.claim) for one in found])
         taken.extend(found)
         return len(taken) >= count
 
@@ -355,3 +356,27 @@ def test_who_looks_through_dead_letters_waits_for_others(
         looking = client.submit(transport.dead)
         foreign.queue_delete("engine.look")
         assert [letter.id for letter in looking.result(15)] == ["one"]
+
+
+# What passes the gate.
+
+
+def test_what_may_be_there_twice_is_not_held_up_as_if_its_run_went_on(
+    server: RabbitServer, vhost: str, transport: RabbitTransport, tmp_path: Path
+) -> None:
+    """A retry is marked, as its publish may be repeated: it waits for nobody to say that a run goes on. What came again
+    after a loss does, also when it was given back meanwhile."""
+    me = worker(tmp_path)
+    consumer = transport.consume([QUEUE], me)
+    send(transport, "plain")
+    transport.publish([Envelope(id="retry", body=b"{}", replayed=True)])
+    first = take(consumer, 2, settle=False)
+    assert {(one.id, one.gate, one.copied) for one in first} == {("plain", False, False), ("retry", True, True)}
+    server.control("close_all_connections", "--vhost", vhost, "a test")
+    with pytest.raises(BrokerUnavailable):
+        wait_for(lambda: consumer.fetch(0, 0.1), "the loss")
+    again = transport.consume([QUEUE], me)
+    for _ in range(2):
+        back = take(again, 2, settle=False)
+        assert {(one.id, one.gate, one.copied) for one in back} == {("plain", True, False), ("retry", True, False)}
+        again.settle([Release(one.claim) for one in back])

@@ -13,7 +13,8 @@ Where is what:
 `transport`            `RabbitTransport`, what clients and the command line call
 `consumer`             `RabbitConsumer`, what the lanes of a worker call
 `session`              a worker's connection: subscriptions, deliveries, claims, acknowledgements
-`prefetch`, `acks`     how much the server may push, what it has pushed; which tags to acknowledge
+`subscriptions`        to which queues, for how much; `prefetch`: how much is wanted, and what was pushed
+`acks`                 which delivery tags to acknowledge for a set of messages
 `publisher`            publishing and looking: two connections that are opened again after a loss
 `confirms`             a channel in confirm mode: sends in a window, returns when the server has it
 `connection`           one connection and the thread that owns it; `channel`: requests and answers

@@ -13,6 +13,8 @@ from engine_rabbitmq.failures import failure
 
 Call = tuple[str, dict[str, Any]]
 """A method of pika's channel and its arguments."""
+_LATE = 60.0
+"""Seconds for which a subscription that was cancelled takes what was on its way."""
 
 
 class Channel:
@@ -92,11 +94,12 @@ class Channel:
 def cancel(raw: Any, tag: str, answered: Callable[[Any], None] = lambda frame: None) -> None:
     """Ends a subscription. The connection's thread.
 
-    Not by pika's own method: that rejects what is still on its way, and a rejection counts as a delivery.
+    Not by pika's own method: that rejects what is still on its way, and a rejection counts as a delivery. So what comes
+    behind the answer is taken too.
     """
 
     def gone(frame: Any) -> None:
-        raw._consumers.pop(tag, None)
+        raw.connection.ioloop.call_later(_LATE, lambda: raw._consumers.pop(tag, None))
         answered(frame)
 
     raw._rpc(spec.Basic.Cancel(consumer_tag=tag), gone, [(spec.Basic.CancelOk, {"consumer_tag": tag})])

@@ -9,6 +9,7 @@ priority             0..9; the queue it lies in says the same
 engine-deliveries    earlier deliveries that counted (the broker's own x-delivery-count comes on top)
 engine-crashes       runs that ended by the death of their process
 engine-replayed      it may have been published before: who gets it looks whether it ran
+engine-redelivered   it was given back after a redelivery: the run before that may still go on
 engine-copy          it was given back: the message before it may be there too
 engine-sent          when a delayed message was sent, for a purge that comes before it is due
 engine-reason        of a dead letter: why
@@ -78,9 +79,9 @@ class Entry:
         self.deliveries = 1
         self.crashes = 0
         self.gate = redelivered
-        """May the message before this one still run, or be there?"""
+        """May another run of it go on, or another copy of it be there?"""
         self.copied = False
-        """Is that only because this is a copy, which was given back?"""
+        """With ``gate``: can it only be another copy?"""
         self.claim = b""
         """Empty while it is in no lane's hands."""
         self.period = 0
@@ -94,9 +95,11 @@ class Entry:
                 counted = headers.get("x-delivery-count")
                 self.deliveries += _count(counted) if counted is not None else redelivered
             self.crashes = _count(headers.get("engine-crashes"))
-            self.gate = redelivered or headers.get("engine-replayed") is True
-            if not self.gate and headers.get("engine-copy") is True:
-                self.gate = self.copied = True
+            redelivered = redelivered or headers.get("engine-redelivered") is True
+            self.copied = not redelivered and any(
+                headers.get(mark) is True for mark in ("engine-replayed", "engine-copy")
+            )
+            self.gate = redelivered or self.copied
         elif redelivered:
             self.deliveries = 2
 
@@ -157,7 +160,7 @@ def _kept(entry: Entry, deliveries: int, crashes: int) -> dict[str, Any]:
     if crashes > 0:
         headers["engine-crashes"] = crashes
     if entry.gate and not entry.copied:
-        headers["engine-replayed"] = True
+        headers["engine-redelivered"] = True
     return headers
 
 

@@ -25,13 +25,14 @@ from engine.errors import BrokerFull, BrokerUnavailable
 from engine_rabbitmq import names
 from engine_rabbitmq.acks import DeliveryTags
 from engine_rabbitmq.catalogue import Catalogue, Order, QueueFact
-from engine_rabbitmq.channel import Channel, cancel
+from engine_rabbitmq.channel import Call, Channel, cancel
 from engine_rabbitmq.confirms import Publication
 from engine_rabbitmq.connection import Connection
 from engine_rabbitmq.messages import Entry, copy_of
 from engine_rabbitmq.prefetch import PrefetchBuffer, PrefetchSize
 from engine_rabbitmq.publisher import Publisher
 from engine_rabbitmq.streams import StreamReader
+from engine_rabbitmq.subscriptions import Place, Subscriptions
 from engine_rabbitmq.topology import Topology, with_companions
 
 log = logging.getLogger("engine.rabbitmq")
@@ -63,7 +64,7 @@ class Session:
         self._prefetch = PrefetchSize()
         self._period = 0
         self._out = 0
-        self._subscribed: dict[str, str] = {}
+        self._subscriptions = Subscriptions(self._epoch)
         self._stale = False
         """Do the subscriptions no longer fit what is known of the queues?"""
         self._version = 0
@@ -92,7 +93,7 @@ class Session:
                 reader.read()
             self._hears = True
             self._declare()
-            self._channel.call_all([("basic_qos", {"prefetch_count": 1})])
+            self._channel.call_all([_qos(1)])
         except BaseException:
             self.connection.close()
             raise
@@ -184,7 +185,7 @@ class Session:
         when the connection ends, and counts a delivery."""
         try:
             if self.connection.error is None:
-                self._cancel_all()
+                self._cancel(self._end_subscriptions())
                 with self.ready:
                     entries = self._buffer.take_back(len(self._buffer)) + list(self.held.values())
                 self._give_back(entries)
@@ -254,22 +255,25 @@ class Session:
             self._subscribing = True
             self._stale = False
             self._version = self._catalogue.version
+            if self._prefetch.size == 0:
+                self._period += 1
+                self._out = 0
             self._prefetch.size = size
-            self._period += 1
-            self._out = 0
         try:
             places = self._wanted_places()
             self._topology.places(places)
-            self._cancel_all()
-            calls = [self._consume_call(queue, level) for queue, level in places]
-            barrier = ("basic_qos", {"prefetch_count": size})
-            self._channel.call_all([barrier, *calls, barrier])
+            with self.ready:
+                unwanted = self._subscriptions.remove_others(places)
+                missing = self._subscriptions.add(places, size)
+            self._cancel(unwanted)
+            calls = [call for tag, place, count in missing for call in self._consume_calls(tag, place, count)]
+            self._channel.call_all([*calls, _qos(size)])
         finally:
             self._subscribing = False
         return True
 
-    def _wanted_places(self) -> list[tuple[str, int]]:
-        places = []
+    def _wanted_places(self) -> list[Place]:
+        places: list[Place] = []
         for queue in self._queues:
             known = self._catalogue.queue(queue)
             if known is None or not known.paused:
@@ -277,19 +281,21 @@ class Session:
                 places += [(queue, level) for level in (names.FRONT, *sorted(levels, reverse=True))]
         return places
 
-    def _consume_call(self, queue: str, level: int) -> tuple[str, dict[str, Any]]:
-        place, period = names.place(queue, level), self._period
-        tag = f"{self._epoch}.{period}.{len(self._subscribed)}"
-        self._subscribed[place] = tag
+    def _consume_calls(self, tag: str, place: Place, count: int) -> list[Call]:
+        (queue, level), period = place, self._period
 
         def arrived(raw: Any, method: Any, properties: Any, body: bytes) -> None:
             self._arrived(Entry(queue, level, method.delivery_tag, method.redelivered, properties, body), period)
 
-        return ("basic_consume", {"queue": place, "on_message_callback": arrived, "consumer_tag": tag})
+        consume = {"queue": names.place(queue, level), "on_message_callback": arrived, "consumer_tag": tag}
+        return [_qos(count), ("basic_consume", consume)]
 
-    def _cancel_all(self) -> None:
-        tags = list(self._subscribed.values())
-        self._subscribed = {}
+    def _end_subscriptions(self) -> list[str]:
+        with self.ready:
+            self._prefetch.size = 0
+            return self._subscriptions.remove_others(())
+
+    def _cancel(self, tags: Iterable[str]) -> None:
         self._channel.call_all([("basic_cancel", {"consumer_tag": tag}) for tag in tags])
 
     # In the connection's thread.
@@ -299,9 +305,12 @@ class Session:
 
     def _cancelled(self, frame: Any) -> None:
         """The server ended a subscription: its queue was deleted, or moved. It is declared again at the next fetch."""
-        place = next((place for place, tag in self._subscribed.items() if tag == frame.method.consumer_tag), None)
-        log.warning("queue %s is gone: it is declared again", place)
-        self._topology.forget(place)
+        with self.ready:
+            gone = self._subscriptions.remove(frame.method.consumer_tag)
+        if gone is not None:
+            place = names.place(*gone)
+            if self._topology.forget(place):
+                log.warning("queue %s is gone: it is declared again", place)
         self._mark_stale()
 
     def _lost(self, error: Exception) -> None:
@@ -352,7 +361,7 @@ class Session:
 
     def _acknowledge(self, entries: Sequence[Entry], future: Future[list[Any]]) -> None:
         self._send_acks(entries)
-        self._channel.begin([("basic_qos", {"prefetch_count": max(1, self._prefetch.size)})], future)
+        self._channel.begin([_qos(max(1, self._prefetch.size))], future)
 
     def _send_acks(self, entries: Iterable[Entry]) -> None:
         if self._channel.raw is not None:
@@ -377,7 +386,7 @@ class Session:
                 entries += self._buffer.take_queues(self._is_paused)
             if entries:
                 self._prefetch.size = 0
-                tags, self._subscribed = list(self._subscribed.values()), {}
+                tags = self._subscriptions.remove_others(())
             if len(self._buffer):
                 self._watch()
         if entries:
@@ -410,3 +419,8 @@ class Session:
         copies = [copy_of(entry, None, now) for entry in ordered]
         self._publisher.publish(copies)
         self.acknowledge(ordered)
+
+
+def _qos(count: int) -> Call:
+    """The prefetch of subscriptions that are made after it; also a question that is answered behind all before it."""
+    return ("basic_qos", {"prefetch_count": count})

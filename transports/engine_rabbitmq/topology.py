@@ -84,9 +84,12 @@ class Topology:
             self._calls([_bind(place, delay_ladder.DUE, delay_ladder.due_key(place)) for place in bound])
         self._places.update(names.place(queue, level) for queue, level in wanted)
 
-    def forget(self, place: str | None) -> None:
-        """Says that a place is gone, so that it is declared again when it is wanted. Any thread."""
-        self._places.discard(place or "")
+    def forget(self, place: str) -> bool:
+        """Says that a place is gone, so that it is declared again when it is wanted; returns whether that is news. Any
+        thread."""
+        is_news = place in self._places
+        self._places.discard(place)
+        return is_news
 
     def ladder(self, rung: int) -> None:
         """Declares the ladder of delays up to a rung."""
