@@ -58,7 +58,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     broadcasts: bool = False
     """Do commands reach every worker?"""
     durable: bool = False
-    """Does a message survive the death of any process once ``publish`` returned?"""
+    """Does a message survive the death of any process of the engine, and of its sender, once ``publish`` returned?
+    (What the death of a broker's server does is for its operator to say.)"""
     other_hosts: bool = False
     """Can workers and clients on other hosts reach it?"""
     in_process: bool = False

@@ -77,6 +77,12 @@ class Rig:
         """What the transport says it can do."""
         return self.transport.capabilities
 
+    def agree(self, flag: str, found: bool) -> None:
+        """Fails unless the transport says of itself what was found."""
+        said = getattr(self.capabilities, flag)
+        advice = "it is there: say True" if found else "it is not there: say False, or mend it"
+        assert said == found, f"Capabilities({flag}={said}) is not what was found: {advice}"
+
     def another(self) -> Transport:
         """Returns another client of the same broker."""
         transport = type(self.transport)(self.transport.url, options=self.options)

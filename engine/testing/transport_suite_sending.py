@@ -43,7 +43,7 @@ class SendingTests(TransportKit):
         rig.publish("high", queue="b", priority=9)
         rig.publish("middle", queue="a", priority=4)
         ids = rig.take_ids(rig.consumer("a", "b"), 3)
-        assert (ids == ["high", "middle", "low"]) == rig.capabilities.prioritises
+        rig.agree("prioritises", ids == ["high", "middle", "low"])
 
     def test_queues_take_turns(self, rig: Rig) -> None:
         for queue in ("a", "b", "c"):
@@ -92,7 +92,7 @@ class SendingTests(TransportKit):
         rig.publish("now")
         assert rig.take_ids(consumer, 1) == ["now"] or not rig.capabilities.delays
         rig.take_one(consumer)
-        assert (time.time() >= due) == rig.capabilities.delays
+        rig.agree("delays", time.time() >= due)
 
     def test_a_waiting_fetch_wakes_for_a_due_time(self, rig: Rig) -> None:
         if not rig.capabilities.delays:
@@ -131,7 +131,7 @@ class SendingTests(TransportKit):
         rig.transport.publish(envelopes, batch=batch)
         assert sorted(rig.ack_all(consumer)) == ["m0", "m1", "m2"]
         rig.transport.publish(envelopes, batch=batch)
-        assert (rig.ack_all(consumer) == []) == rig.capabilities.publishes_once
+        rig.agree("publishes_once", rig.ack_all(consumer) == [])
 
     def test_the_next_batch_of_a_producer_is_published(self, rig: Rig) -> None:
         consumer = rig.consumer()
@@ -237,12 +237,12 @@ class SendingTests(TransportKit):
         other.until("published")
         other.kill()
         taken = rig.ack_all(rig.consumer())
-        assert (sorted(taken) == ["one", "two"]) == rig.capabilities.durable
+        rig.agree("durable", sorted(taken) == ["one", "two"])
 
     def test_other_processes_see_what_is_there_or_the_flag_says_no(self, rig: Rig) -> None:
         rig.publish("one")
         seen = rig.run("look").hear()
-        assert (seen == "0") == rig.capabilities.in_process
+        rig.agree("in_process", seen == "0")
         assert not (rig.capabilities.in_process and rig.capabilities.other_hosts)
 
     def test_two_consumers_never_share_a_message(self, rig: Rig) -> None:

@@ -195,7 +195,7 @@ class SettlingTests(TransportKit):
         if results is None:
             assert not rig.capabilities.stores_results, "a transport that stores results needs the fixture `results`"
             pytest.skip("no result backend at the same server")
-        assert rig.transport.share_results(results) == rig.capabilities.stores_results
+        rig.agree("stores_results", rig.transport.share_results(results))
         consumer = rig.consumer()
         rig.publish("one", "two", "three")
         one, two, three = rig.take(consumer, 3)
@@ -205,7 +205,7 @@ class SettlingTests(TransportKit):
         )
         assert list(stale) == []
         assert list(consumer.settle([Ack(three.claim, success("three"))])) == [three.claim]
-        assert (set(results.get(["one", "two", "three"])) == {"one", "two"}) == rig.capabilities.stores_results
+        rig.agree("stores_results", set(results.get(["one", "two", "three"])) == {"one", "two"})
 
     def test_no_results_are_stored_by_who_was_not_told_to(self, rig: Rig, results: ResultBackend | None) -> None:
         consumer = rig.consumer()
