@@ -111,7 +111,7 @@ def _refusal(name: str, value: Any) -> ConfigError:
     if name in _INSTEAD:
         return ConfigError(f"app.conf.{name}: {_INSTEAD[name]}")
     hint = did_you_mean(name, [*_MOVED, *_INSTEAD, *_EAGER])
-    return ConfigError(f"app.conf.{name}: there is no such setting{hint or '; README.md lists all'}")
+    return ConfigError(f"app.conf.{name}: there is no such setting{hint or '; docs/configuration.md lists all'}")
 
 
 def _refusal_of_all(refused: Mapping[str, Any]) -> ConfigError:

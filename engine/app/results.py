@@ -168,7 +168,9 @@ class AsyncResult(Generic[R]):
                 for record in backend.wait([self.id], min(left, _WAIT)):
                     self._keep(record)
             if self._final is None and deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"task {self.id} has not ended in {timeout:g} s: `engine result {self.id}` says where it is")
+                raise TimeoutError(
+                    f"task {self.id} has not ended in {timeout:g} s: `engine result {self.id}` says where it is"
+                )
         return self._final[1]
 
     def _finish(self, body: Body, propagate: bool) -> R:

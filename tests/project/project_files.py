@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE_FOLDERS = ("engine", "transports", "plugins", "tests", "scripts")
-PRODUCT_FOLDERS = (*SOURCE_FOLDERS, "conf", ".ci")
+PRODUCT_FOLDERS = (*SOURCE_FOLDERS, "conf", "docs", ".ci")
 
 
 def python_files(*folders: str) -> Iterator[Path]:

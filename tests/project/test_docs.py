@@ -23,7 +23,12 @@ NOT_OURS = [
     "python" + "hosted",
     "\u2014",
 ]
-DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("transports/**/*.md")) + sorted(ROOT.glob("plugins/*.md"))
+DOCUMENTS = (
+    sorted(ROOT.glob("*.md"))
+    + sorted(ROOT.glob("docs/*.md"))
+    + sorted(ROOT.glob("transports/**/*.md"))
+    + sorted(ROOT.glob("plugins/*.md"))
+)
 
 
 def _hooks() -> Iterator[ast.FunctionDef]:

@@ -71,7 +71,15 @@ def test_the_source_distribution_can_be_tested(built: Path) -> None:
     (file,) = built.glob("*.tar.gz")
     with tarfile.open(file) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "conf/worker.toml", "scripts/test"}
+    needed = {
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "conf/worker.toml",
+        "docs/celery.md",
+        "scripts/test",
+    }
     assert needed <= names
     assert "tests/project/test_packaging.py" in names
 

@@ -1,4 +1,4 @@
-"""README.md: its tables are those of the code, its examples run."""
+"""README.md and docs/: their tables are those of the code, their examples run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from document_tables import TABLES, block
 from project_files import ROOT, shown
-from readme_tables import README, TABLES, block
 
 from engine.app.config.loader import load
 from engine.cli.main import VERBS
 from engine.demo.worker import Worker
 
-TEXT = README.read_text()
-DOCUMENTS = [README, ROOT / "transports/README.md", ROOT / "plugins/README.md"]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*PAGES, ROOT / "transports/README.md", ROOT / "plugins/README.md"]
 USE = """
 import tasks
 assert tasks.total.apply(([9.5, 20.0],), {"discount": 0.1}).get() == 26.55
@@ -35,7 +36,8 @@ def _blocks(file: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_that_of_the_code(name: str) -> None:
-    assert block(name, TEXT) == TABLES[name](), "run tests/project/readme_tables.py"
+    page, table = TABLES[name]
+    assert block(name, page.read_text()) == table(), "run tests/project/document_tables.py"
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=shown)
@@ -100,15 +102,15 @@ def test_the_first_steps_work_as_written(tmp_path: Path, monkeypatch: pytest.Mon
         worker.end()
 
 
-def test_console_examples_use_verbs_that_exist() -> None:
-    used = {
-        verb for example in _blocks(README, "console") for verb in re.findall(r"^engine (\w+)", example, re.MULTILINE)
-    }
+@pytest.mark.parametrize("file", PAGES, ids=shown)
+def test_commands_that_are_named_exist(file: Path) -> None:
+    text = file.read_text()
+    used = {verb for start in ("^", "`") for verb in re.findall(rf"{start}engine ([a-z]+)", text, re.MULTILINE)}
     assert used
     assert used <= set(VERBS)
 
 
 def test_scripts_that_are_named_exist() -> None:
-    named = set(re.findall(r"\bscripts/(\w+)", TEXT))
+    named = set(re.findall(r"\bscripts/(\w+)", README.read_text()))
     assert named
     assert all((ROOT / "scripts" / name).exists() for name in named)

@@ -1,4 +1,4 @@
-"""The porting recipe of README.md, followed on a small project as Celery users write it: semantics included."""
+"""The porting recipe of docs/celery.md, followed on a small project as Celery users write it: semantics included."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from engine.testing.harness import EngineProcess, toml
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/celery.md"
 FILES = {
     "shop/__init__.py": 'from .celery import app as celery_app\n__all__ = ("celery_app",)\n',
     "shop/celery.py": """
@@ -70,7 +70,7 @@ REST = '[routes]\n"shop.tasks.thumbnail" = "images"\n'
 
 def recipe() -> str:
     """Returns the commands of the recipe's first step."""
-    (block,) = re.findall(r"^ +```sh\n(.*?)^ +```", README.read_text(), re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(r"^ +```sh\n(.*?)^ +```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     return block
 
 

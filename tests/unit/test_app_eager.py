@@ -177,7 +177,7 @@ def test_results_inside_an_eager_task_can_be_waited_for(bench: Bench) -> None:
         ("worker_prefetch_multiplier", 1, "leave it out"),
         ("task_routes", {}, "[routes]"),
         ("task_trck_started", True, 'did you mean "task_track_started"'),
-        ("nothing_like_it", True, "README.md"),
+        ("nothing_like_it", True, "docs/configuration.md"),
     ],
 )
 def test_old_settings_are_answered_with_what_to_write(bench: Bench, name: str, value: Any, words: str) -> None:

@@ -1,4 +1,4 @@
-"""The tables of README.md that are made from the code. Run this file to write them again."""
+"""The tables in docs/ that are made from the code. Run this file to write them again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.app.options import Resolved
 from engine.app.settings import Duration, Size
 from engine.cli.main import VERBS
 
-README = ROOT / "README.md"
+DOCS = ROOT / "docs"
 
 
 def settings_table() -> str:
@@ -44,26 +44,26 @@ def verbs_table() -> str:
     return "\n".join(rows)
 
 
-TABLES = {"settings": settings_table, "verbs": verbs_table}
+TABLES = {
+    "settings": (DOCS / "configuration.md", settings_table),
+    "verbs": (DOCS / "operations.md", verbs_table),
+}
 
 
 def block(name: str, text: str) -> str:
     """Returns what stands between the marks of a table in ``text``."""
     found = re.search(f"<!-- {name} -->\n(.*?)\n?<!-- end of {name} -->", text, re.DOTALL)
     if found is None:
-        raise LookupError(f"README.md has no marks for the table of {name}")
+        raise LookupError(f"there are no marks for the table of {name}")
     return found[1]
 
 
 def main() -> None:
-    """Writes the tables into README.md."""
-    text = README.read_text()
-    for name, table in TABLES.items():
+    """Writes the tables into their pages."""
+    for name, (page, table) in TABLES.items():
+        text = page.read_text()
         old = f"<!-- {name} -->\n{block(name, text)}"
-        text = text.replace(old, f"<!-- {name} -->\n{table()}", 1).replace(
-            f"|<!-- end of {name} -->", f"|\n<!-- end of {name} -->"
-        )
-    README.write_text(text)
+        page.write_text(text.replace(old, f"<!-- {name} -->\n{table()}", 1))
 
 
 if __name__ == "__main__":
