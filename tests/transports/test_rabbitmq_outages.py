@@ -13,7 +13,7 @@ from test_rabbitmq_faults import ids, send, take, worker
 
 from engine import Engine
 from engine.contract import Ack, Again, Consumer, Envelope, Worker
-from engine.errors import BrokerFull, BrokerUnavailable, ConfigError
+from engine.errors import BrokerFull, BrokerUnavailable
 from engine.testing.harness import EngineProcess, toml
 from engine.testing.transport_suite_kit import QUEUE, wait_for
 from engine_rabbitmq import RabbitTransport
@@ -187,7 +187,7 @@ def test_the_server_is_verified(node: Node, vhost: str) -> None:
     send(trusting, "one")
     assert trusting.counts([QUEUE])[QUEUE].ready == 1
     trusting.close()
-    with pytest.raises(ConfigError, match="expects amqps://"):
+    with pytest.raises(BrokerUnavailable, match="expects amqps://"):
         RabbitTransport(node.url(vhost).replace(str(node.port), str(node.tls_port)), options={}).check()
 
 
