@@ -17,6 +17,7 @@ from dispatcher_rig import wait_for
 from engine.app import wire
 from engine.contract import Batch, Envelope, Record
 from engine.runtime.board import Board
+from engine.runtime.dispatcher.gathering import LONGEST, QUIET, Gathering
 from engine.runtime.dispatcher.journal import Journal
 from engine.runtime.dispatcher.lanes import Backoff, Inbox, Mailbox, Outage
 from engine.runtime.dispatcher.link import Link
@@ -307,3 +308,27 @@ def waits_on(store: dict[str, Record]) -> tuple[Waits[str], list[tuple[str, list
         lambda who: who == "gone",
     )
     return waits, answers
+
+
+class TestGathering:
+    @pytest.mark.parametrize(
+        ("rate", "in_socket", "pause"),
+        [
+            (0, 100, 0.0),  # nothing to expect
+            (300, 100, 0.0),  # too little to wait for
+            (400, 100, LONGEST),
+            (3200, 100, LONGEST),
+            (6400, 100, LONGEST / 2),  # by then there is enough
+            (6400, 0, 0.0),  # children wait
+        ],
+    )
+    def test_it_waits_only_while_outcomes_come_fast_and_children_have_work(
+        self, rate: int, in_socket: int, pause: float
+    ) -> None:
+        assert Gathering().pause(rate, in_socket, 1000.0) == pytest.approx(pause)
+
+    def test_it_does_not_wait_while_somebody_calls(self) -> None:
+        gathering = Gathering()
+        gathering.called(1000.0)
+        assert gathering.pause(3200, 100, 1000.0 + QUIET / 2) == 0.0
+        assert gathering.pause(3200, 100, 1000.0 + 2 * QUIET) == LONGEST

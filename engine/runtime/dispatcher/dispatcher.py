@@ -30,6 +30,7 @@ from engine.runtime.dispatcher.crew import Crew, Run
 from engine.runtime.dispatcher.desk import Desk
 from engine.runtime.dispatcher.fetch import NO_LIMIT, FetchLane
 from engine.runtime.dispatcher.gate import Gate
+from engine.runtime.dispatcher.gathering import Gathering
 from engine.runtime.dispatcher.handout import Handoff
 from engine.runtime.dispatcher.lanes import Inbox, Mailbox, die
 from engine.runtime.dispatcher.link import Link
@@ -91,8 +92,9 @@ class Dispatcher:
         producer = f"{self._worker}.{wiring.start}"
         gate = Gate(crew, handoff, self._settler, wiring.worker)
         self._desk = Desk(crew, handoff, gate, self._settler, self._publisher, settings, producer)
-        self._children = Children(self._publisher, self._worker)
-        self._clients = Clients(self._publisher, self._poller, self._worker)
+        self._gathering = Gathering()
+        self._children = Children(self._publisher, self._worker, self._gathering)
+        self._clients = Clients(self._publisher, self._poller, self._worker, self._gathering)
         self._outcomes = Outcomes(
             wiring.outcomes, self._desk, self._children, settings.worker.max_crashes, self._worker
         )
@@ -121,6 +123,7 @@ class Dispatcher:
         self._begin()
         while not self._finishing:
             self._board.stamp_lane(_INDEX, working=False)
+            self._let_gather()
             events = self._poller.poll(self._timeout(), 256)
             self._board.stamp_lane(_INDEX, working=True)
             self._turn(events)
@@ -204,6 +207,12 @@ class Dispatcher:
             # Children that come up, or have become idle, are seen on the board only.
             return 0.02 if self._desk.crew.expected(self._desk.concurrency) or self._desk.handoff.waits else 0.25
         return 1.0
+
+    def _let_gather(self) -> None:
+        now = time.monotonic()
+        pause = self._gathering.pause(self._desk.prefetch.rate(now), self._desk.handoff.in_socket(), now)
+        if pause:
+            time.sleep(pause)
 
     def _turn(self, events: Sequence[tuple[int, int]]) -> None:
         mail = False

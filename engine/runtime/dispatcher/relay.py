@@ -11,10 +11,12 @@ import os
 import select
 import socket
 import struct
+import time
 
 import msgspec
 
 from engine.app import wire
+from engine.runtime.dispatcher.gathering import Gathering
 from engine.runtime.dispatcher.journal import Entry
 from engine.runtime.dispatcher.publish import Ask, PublishLane
 
@@ -101,8 +103,9 @@ class _ClientCall:
 class Clients:
     """All clients' connections."""
 
-    def __init__(self, publisher: PublishLane, poller: select.epoll, worker: str) -> None:
+    def __init__(self, publisher: PublishLane, poller: select.epoll, worker: str, gathering: Gathering) -> None:
         self._publisher = publisher
+        self._gathering = gathering
         self._poller = poller
         self._worker = worker
         self._clients: dict[int, Client] = {}
@@ -148,6 +151,7 @@ class Clients:
             client.in_flight += len(data)
             asks.append(Ask(_ClientCall(self, client, len(data)), request))
         if asks:
+            self._gathering.called(time.monotonic())
             self._publisher.inbox.put(list(asks))
         self._drop_if_gone(client)
 
@@ -189,8 +193,9 @@ class Clients:
 class Children:
     """The calls of children that have not been answered, by slot."""
 
-    def __init__(self, publisher: PublishLane, worker: str) -> None:
+    def __init__(self, publisher: PublishLane, worker: str, gathering: Gathering) -> None:
         self._publisher = publisher
+        self._gathering = gathering
         self._worker = worker
         self._open: dict[int, list[ChildCaller]] = {}
 
@@ -199,6 +204,7 @@ class Children:
         caller = ChildCaller(entry, f"{self._worker}.child.{request.spawn}")
         still = [one for one in self._open.get(slot, ()) if not one.gone]
         self._open[slot] = [*still, caller]
+        self._gathering.called(time.monotonic())
         self._publisher.inbox.put([Ask(caller, request)])
 
     def died(self, slot: int) -> None:
