@@ -75,9 +75,7 @@ class Engine:
         self.client = Client(lambda: self.settings)
         self._modules = Modules(include)
         self._settings: Settings | None = None
-        self._own: dict[str, AnyTask[..., Any]] = {}
-        self._index: dict[str, AnyTask[..., Any]] = {}
-        self._indexed = -1
+        self._own = registry.TaskTable()
         self._routes: dict[str, Route] = {}
         self._start_hooks: list[Callable[[], Any]] = []
         self._stop_hooks: list[Callable[[], Any]] = []
@@ -121,9 +119,8 @@ class Engine:
         return declare(function, options, self, self._add)
 
     def _add(self, task: AnyTask[..., Any]) -> None:
-        check_free(task, self.known())
-        self._own[task.name] = task
-        self._indexed = -1
+        check_free(task, self.find)
+        self._own.add(task)
 
     def on_child_start(self, hook: Hook) -> Hook:
         """Has a function called in each child before its first task. One that raises is a boot failure."""
@@ -156,27 +153,19 @@ class Engine:
     @property
     def tasks(self) -> Mapping[str, AnyTask[..., Any]]:
         """All tasks by name, shared ones included."""
-        return MappingProxyType({**registry.shared(), **self._own})
+        return MappingProxyType({**registry.shared().by_name, **self._own.by_name})
 
     def find(self, name: str) -> AnyTask[..., Any] | None:
         """Returns the task of that name or alias, or None."""
-        return self.known().get(name)
+        return self._own.by_any_name.get(name) or registry.shared().by_any_name.get(name)
 
     def registered(self, name: str) -> AnyTask[..., Any]:
         """Returns the task of that name or alias. Raises NotRegistered."""
         task = self.find(name)
         if task is None:
-            raise NotRegistered(f"no task is called {name!r} here{did_you_mean(name, self.known())}")
+            known = {*registry.shared().by_any_name, *self._own.by_any_name}
+            raise NotRegistered(f"no task is called {name!r} here{did_you_mean(name, known)}")
         return task
-
-    def known(self) -> Mapping[str, AnyTask[..., Any]]:
-        """Returns its tasks and the shared ones, by name and alias."""
-        version = registry.version()
-        if self._indexed != version:
-            tasks = [*registry.shared().values(), *self._own.values()]
-            self._index = {name: task for task in tasks for name in (*task.aliases, task.name)}
-            self._indexed = version
-        return self._index
 
     # Sending.
 
@@ -336,7 +325,6 @@ class Engine:
             finally:
                 self.client.close()
                 vars(self).update(kept)
-                self._indexed = -1
                 self._forget_options()
 
     def import_tasks(self) -> list[str]:

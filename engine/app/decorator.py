@@ -107,10 +107,10 @@ def name_of(function: Callable[..., Any], app: App | None) -> str:
     return f"{module}.{name}"
 
 
-def check_free(task: Task[..., Any], taken: Mapping[str, Task[..., Any]]) -> None:
+def check_free(task: Task[..., Any], find: Callable[[str], Task[..., Any] | None]) -> None:
     """Raises ConfigError when one of the task's names belongs to a different function."""
     for name in (task.name, *task.aliases):
-        other = taken.get(name)
+        other = find(name)
         if other is not None and not _is_same(task, other):
             raise ConfigError(
                 f"two tasks are called {name!r}: {_place(other.function)} and {_place(task.function)}: "

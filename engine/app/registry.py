@@ -34,9 +34,6 @@ class App(Protocol):
     def client(self) -> Client:
         """The connections to broker and result backend."""
 
-    def known(self) -> Mapping[str, Any]:
-        """Returns its tasks and the shared ones, by name and alias."""
-
     def find(self, name: str) -> Any:
         """Returns the task of that name or alias, or None."""
 
@@ -72,14 +69,31 @@ class App(Protocol):
         """Returns where and how a task of that name is sent."""
 
 
+class TaskTable:
+    """Tasks by name and alias. Adding takes the same time, however many there are."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Any] = {}
+        """Without aliases."""
+        self.by_any_name: dict[str, Any] = {}
+
+    def add(self, task: Any) -> None:
+        """Adds a task, in the place of one of its name."""
+        replaced = self.by_name.get(task.name)
+        if replaced is not None:
+            for name in (*replaced.aliases, replaced.name):
+                self.by_any_name.pop(name, None)
+        self.by_name[task.name] = task
+        self.by_any_name.update(dict.fromkeys((*task.aliases, task.name), task))
+
+
 class _State:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.engines: weakref.WeakSet[Any] = weakref.WeakSet()
         self.first: weakref.ref[Any] | None = None
         self.current: Any = None
-        self.shared: dict[str, Any] = {}
-        self.version = 0
+        self.shared = TaskTable()
 
 
 _state = _State()
@@ -138,24 +152,16 @@ def current_name() -> str | None:
 def share(task: Any) -> None:
     """Adds a task that all engines of the process know."""
     with _state.lock:
-        _state.shared[task.name] = task
-        _state.version += 1
+        _state.shared.add(task)
 
 
-def shared() -> dict[str, Any]:
-    """Returns the shared tasks by name."""
+def shared() -> TaskTable:
+    """Returns the shared tasks."""
     return _state.shared
 
 
-def all_tasks() -> dict[str, Any]:
-    """Returns all tasks of the process by name and alias, whichever engine they belong to."""
-    found: dict[str, Any] = {}
-    for engine in list(_state.engines):
-        found.update(engine.known())
-    found.update({name: task for task in _state.shared.values() for name in (*task.aliases, task.name)})
-    return found
-
-
-def version() -> int:
-    """Returns a number that changes when a shared task is added."""
-    return _state.version
+def find(name: str) -> Any:
+    """Returns the task of that name or alias, whichever engine of the process it belongs to; None: there is none."""
+    return next((task for engine in list(_state.engines) if (task := engine.find(name)) is not None), None) or (
+        _state.shared.by_any_name.get(name)
+    )

@@ -17,7 +17,7 @@ def _shared_task(function: Any = None, /, **options: Any) -> Any:
 
 
 def _add(task: Task[..., Any]) -> None:
-    check_free(task, registry.all_tasks())
+    check_free(task, registry.find)
     registry.share(task)
 
 
