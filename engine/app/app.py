@@ -23,7 +23,7 @@ from engine.app.results import AsyncResult, EagerResult
 from engine.app.revocation import revoke
 from engine.app.run import Run
 from engine.app.sending import Route, message_of, publish
-from engine.app.settings import Settings, TaskSection
+from engine.app.settings import EngineSection, Settings, TaskSection
 from engine.app.signature import Signature
 from engine.app.task import Task as AnyTask
 from engine.app.task_modules import Modules, Packages
@@ -97,6 +97,13 @@ class Engine:
         check_names(defaults, SECTION_NAMES, where)
         self._defaults = section_of(defaults, where)
         self._code = _code_settings(where, name, broker, backend, routes, result_expires)
+
+    @property
+    def given(self) -> Settings:
+        """What the code gave, before any configuration: URLs, expiry of results, routes and defaults of tasks. The name
+        is left out: that of an engine on its host is the operator's."""
+        copied = msgspec.structs.replace
+        return copied(self._code, engine=EngineSection(), tasks=copied(self._defaults))
 
     @classmethod
     def from_toml(cls, path: str) -> Engine:

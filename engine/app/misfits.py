@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from engine.app.app import Engine
+from engine.app.config.durations import exact
 from engine.app.nearest import did_you_mean
 from engine.app.settings import Settings
 
@@ -26,6 +27,15 @@ def unaccepted(settings: Settings, app: Engine) -> Iterator[str]:
             yield f"{name} is sent as {serializer}, which [worker] accept does not have: it would not run"
 
 
+def unheard(settings: Settings, app: Engine) -> Iterator[str]:
+    """Yields a sentence for what the code says and this worker, which stores results without the code, does not do."""
+    said, results = app.given.results.expires, settings.results
+    is_asked = not (settings.broker.url and results.url)
+    if not is_asked and said != results.expires and "expires" not in results.origins:
+        where = f'write expires = "{exact(said)}" under [results]'
+        yield f"Engine(result_expires=...) is not heard where the configuration names both URLs: {where}"
+
+
 def routed_nowhere(settings: Settings, app: Engine) -> Iterator[str]:
     """Yields a sentence for each pattern of ``[routes]`` that fits none of the tasks."""
     for pattern in settings.routes:
@@ -41,3 +51,7 @@ def fetched_elsewhere(settings: Settings, app: Engine) -> Iterator[str]:
             elsewhere.setdefault(task.route.queue, []).append(name)
     for queue, names in elsewhere.items():
         yield f"{', '.join(names)} go to the queue {queue!r}, from which this worker does not fetch ([worker] queues)"
+
+
+HARMFUL = (misspelt, unaccepted, unheard)
+"""What is a mistake wherever the worker runs: told at its start."""

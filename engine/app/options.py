@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from engine.app.absent import OPTIONS, instead
 from engine.app.config.durations import rate, seconds
-from engine.app.config.values import Value, convert
+from engine.app.config.values import Value, convert, keys_of
 from engine.app.nearest import did_you_mean
-from engine.app.settings import TaskSection
+from engine.app.settings import Duration, TaskSection
 from engine.contract.message import DEFAULT_QUEUE
 from engine.errors import ConfigError
 
@@ -135,6 +135,13 @@ class Resolved(msgspec.Struct, frozen=True):
     serializer: str = "json"
     time_limit: float | None = None
     soft_time_limit: float | None = None
+
+
+def built_in(name: str) -> Any:
+    """Returns what holds for an option of ``[tasks]`` that nobody sets, as its setting's type."""
+    value = getattr(Resolved(), name)
+    is_duration = Duration in get_args(keys_of("tasks")[name])
+    return Duration(value) if is_duration and value is not None else value
 
 
 @dataclass(frozen=True)

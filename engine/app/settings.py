@@ -46,7 +46,7 @@ class BrokerSection(msgspec.Struct):
     options: dict[str, Any] = {}
     """The other keys of the section: they belong to the transport."""
     origins: dict[str, str] = {}
-    """Where the URL and each of these keys were written, for errors that the transport finds in them."""
+    """Where the keys of the section were written, for errors that the transport finds in them."""
 
 
 class ResultsSection(msgspec.Struct):
@@ -59,7 +59,7 @@ class ResultsSection(msgspec.Struct):
     options: dict[str, Any] = {}
     """The other keys of the section: they belong to the result backend."""
     origins: dict[str, str] = {}
-    """Where the URL and each of these keys were written, for errors that the result backend finds in them."""
+    """Where the keys of the section were written, for errors that the result backend finds in them."""
 
 
 class WorkerSection(msgspec.Struct, forbid_unknown_fields=True):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 
 import click
 
 from engine.app.config.loader import Config
+from engine.app.settings import Settings
 from engine.cli import checks, output
 from engine.cli.checks import Finding
 from engine.cli.exits import CONFIGURATION, OK, TRY_LATER
@@ -31,26 +33,28 @@ def command(config: str | None, name: str | None, as_json: bool, app: str | None
 
     Exit status: 0 when there are no errors (warnings are none), 75 when only a server could not be reached, else 78.
     """
-    configured = configuration(config, {"engine.name": name, "engine.app": app})
+    overrides = {"engine.name": name, "engine.app": app}
+    configured = configuration(config, overrides)
+    findings = [*checks.system(configured.settings), *checks.plugins(configured.settings)]
+    engine, found = checks.app(configured.settings)
+    findings += found
+    if engine is not None:
+        # What the code gives is the weakest of all places, and known now.
+        configured = configuration(config, overrides, engine.given)
     if not (quiet or as_json):
         _values(configured)
-    findings = []
-    for finding in _findings(configured, not no_connect):
-        findings.append(finding)
+    told = []
+    for finding in itertools.chain(findings, _servers(configured.settings, not no_connect)):
+        told.append(finding)
         if not as_json and not (quiet and finding.level == "ok"):
             show(finding)
     if as_json:
         values = {key: {"value": json.loads(value), "origin": origin} for key, value, origin in configured.values()}
-        output.as_json({"settings": values, "findings": [vars(finding) for finding in findings]})
-    return status_of_findings(findings)
+        output.as_json({"settings": values, "findings": [vars(finding) for finding in told]})
+    return status_of_findings(told)
 
 
-def _findings(config: Config, connect: bool) -> Iterator[Finding]:
-    settings = config.settings
-    yield from checks.system(settings)
-    yield from checks.plugins(settings)
-    # The app comes first: its code may give the URLs that the configuration does not.
-    settings = yield from checks.app(settings)
+def _servers(settings: Settings, connect: bool) -> Iterator[Finding]:
     yield from checks.broker(settings, connect)
     yield from checks.results(settings, connect)
 

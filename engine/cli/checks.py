@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from engine.app.discovery import load_app
 from engine.app.nearest import did_you_mean
 from engine.app.plugins import codecs, load_observers, open_results, open_transport
 from engine.app.settings import Settings
+from engine.cli import output
 from engine.cli import system as calls
 from engine.contract.results import ResultBackend
 from engine.contract.transport import Capabilities, Transport
@@ -96,21 +97,19 @@ def results(settings: Settings, connect: bool) -> Iterator[Finding]:
         yield from _tried("results", url, backend.in_process, connect, backend.check)
 
 
-def app(settings: Settings) -> Generator[Finding, None, Settings]:
-    """The app: does it import, which tasks has it, what would a fork of it break, do its settings fit. Returns the
-    settings with what only its code gives."""
+def app(settings: Settings) -> tuple[Engine | None, list[Finding]]:
+    """The app: does it import, which tasks has it, what would a fork of it break, do its settings fit. Returns it, if
+    it can be imported, and the findings."""
     threads, sockets = set(threading.enumerate()), open_sockets()
     tasks_before = native_threads()
     try:
         engine = load_app(settings)
     except ConfigError as error:
-        yield Finding("error", "app", str(error))
-        return settings
+        return None, [Finding("error", "app", str(error))]
     names = sorted(engine.tasks)
-    yield Finding("ok", "app", f"{settings.engine.app}: {len(names)} tasks: {', '.join(names) or 'none'}")
-    yield from _hazards(set(threading.enumerate()) - threads, native_threads() - tasks_before, open_sockets() - sockets)
-    yield from _misfits(settings, engine)
-    return engine.settings
+    text = f"{settings.engine.app}: {output.counted(len(names), 'task')}: {', '.join(names) or 'none'}"
+    hazards = _hazards(set(threading.enumerate()) - threads, native_threads() - tasks_before, open_sockets() - sockets)
+    return engine, [Finding("ok", "app", text), *hazards, *_misfits(settings, engine)]
 
 
 def _tried(about: str, url: str, in_process: bool, connect: bool, check: Callable[[], object]) -> Iterator[Finding]:
@@ -174,6 +173,7 @@ def _hazards(threads: set[threading.Thread], native: int, sockets: int) -> Itera
 def _misfits(settings: Settings, engine: Engine) -> Iterator[Finding]:
     """Settings about tasks that do not exist, and tasks that this worker would not run."""
     yield from (Finding("warning", "tasks", text) for text in misfits.misspelt(settings, engine))
+    yield from (Finding("warning", "results", text) for text in misfits.unheard(settings, engine))
     yield from (Finding("warning", "routes", text) for text in misfits.routed_nowhere(settings, engine))
     early = [info.name for info in engine.task_infos() if not info.acks_late]
     if early:

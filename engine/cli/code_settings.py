@@ -1,4 +1,4 @@
-"""Asks the app's code for the URLs that it gives its `Engine`, when nothing else names a broker.
+"""Asks the app's code for the URLs that it gives its `Engine`, when the configuration does not name both.
 
 The supervisor never imports user code, so another process does, and writes the answer to a pipe: whatever the import
 prints goes where the engine's output goes.
@@ -14,7 +14,7 @@ import msgspec
 
 from engine.app.config.loader import dump, restore
 from engine.app.discovery import load_app
-from engine.app.settings import BrokerSection, ResultsSection, Settings
+from engine.app.settings import BrokerSection, Duration, ResultsSection, Settings
 from engine.errors import ConfigError
 
 
@@ -23,11 +23,13 @@ class Answer(msgspec.Struct):
 
     broker: str | None = None
     results: str | None = None
+    expires: float | None = None
     error: str | None = None
 
 
 def from_code(settings: Settings) -> Settings:
-    """Returns settings with the URLs of the app that ``settings`` name. Raises ConfigError when it cannot be imported.
+    """Returns settings with the URLs, and the expiry of results, of the app that ``settings`` name. Raises ConfigError
+    when it cannot be imported.
 
     Called by ``engine start``, before anything is forked.
     """
@@ -44,15 +46,18 @@ def from_code(settings: Settings) -> Settings:
     answer = msgspec.msgpack.decode(data, type=Answer)
     if answer.error is not None:
         raise ConfigError(answer.error)
-    return Settings(broker=BrokerSection(answer.broker), results=ResultsSection(answer.results))
+    results = ResultsSection(answer.results)
+    if answer.expires is not None:
+        results.expires = Duration(answer.expires)
+    return Settings(broker=BrokerSection(answer.broker), results=results)
 
 
 def main() -> None:
     """Runs in the process that is asked: settings on stdin, the descriptor for the answer as argument."""
     settings = restore(sys.stdin.buffer.read())
     try:
-        app = load_app(settings)
-        answer = Answer(app.settings.broker.url, app.settings.results.url)
+        given = load_app(settings).given
+        answer = Answer(given.broker.url, given.results.url, float(given.results.expires))
     except ConfigError as error:
         answer = Answer(error=str(error))
     os.write(int(sys.argv[1]), msgspec.msgpack.encode(answer))

@@ -64,7 +64,8 @@ def test_all_is_well(check: Check) -> None:
     assert "configuration: worker.toml\n" in ended.out
     assert ["engine.app", '"shop_app"', "worker.toml:3"] in ended.lines
     assert ["worker.dead_after", '"30s"', "default"] in ended.lines
-    assert "ok      app      shop_app: 1 tasks: shop_app.bill\n" in ended.out
+    assert ["tasks.max_retries", "3", "default"] in ended.lines
+    assert "ok      app      shop_app: 1 task: shop_app.bill\n" in ended.out
     assert "ok      broker   memory:// lives inside the engine: `engine start` opens it\n" in ended.out
     assert "note    results  no [results] url" in ended.out
 
@@ -167,6 +168,24 @@ def test_settings_that_do_not_fit_the_app(check: Check) -> None:
     early = "acks_late is off for shop_app.post: they are lost when their process dies"
     assert ("note", "tasks", early) in found
     assert any(about == "tasks" and "sent as pickle, which [worker] accept" in text for _, about, text in found)
+
+
+def test_what_only_the_code_gives_is_shown(check: Check) -> None:
+    app = APP.replace("'shop'", "'shop', broker='sqlite:///shop.db', result_expires='1h', max_retries=7")
+    ended = check("--no-connect", app=app, config='[engine]\napp = "shop_app"\n[results]\nurl = "memory://"\n')
+    assert ["tasks.max_retries", "7", "code"] in ended.lines
+    assert ["results.expires", '"1h"', "code"] in ended.lines
+    assert "is not heard" not in ended.out
+    assert "sqlite:///" in next(words[1] for words in ended.lines if words[0] == "broker.url")
+    assert ["engine.name", '"engine"', "default"] in ended.lines
+
+
+def test_an_expiry_that_a_worker_does_not_hear_of(check: Check) -> None:
+    app = APP.replace("'shop'", "'shop', result_expires='1h'")
+    results = CONFIG + '[results]\nurl = "memory://"\n'
+    said = 'Engine(result_expires=...) is not heard where the configuration names both URLs: write expires = "1h" under'
+    assert said in check(app=app, config=results).out
+    assert "is not heard" not in check(app=app, config=results + 'expires = "1d"').out
 
 
 def test_pickle_is_warned_of(check: Check) -> None:

@@ -43,12 +43,14 @@ def test_options_are_stronger_than_the_file(engine: Engine, folder: Path, starte
 
 
 def test_urls_of_the_code_are_the_weakest(engine: Engine, folder: Path, started: list[Config]) -> None:
-    app = "from engine import Engine\nprint('hello')\napp = Engine('s', broker='memory://code', backend='memory://code')\n"
+    given = "broker='memory://code', backend='memory://code', result_expires=60"
+    app = f"from engine import Engine\nprint('hello')\napp = Engine('s', {given})\n"
     _write(folder, app, '[engine]\napp = "shop_app"\n[results]\nurl = "memory://file"\n')
     assert engine("start").status == 0
     config = started[0]
     assert (config.settings.broker.url, config.settings.results.url) == ("memory://code", "memory://file")
     assert (config.origins["broker.url"], config.origins["results.url"]) == ("code", "worker.toml:4")
+    assert (config.settings.results.expires, config.origins["results.expires"]) == (60, "code")
     assert config.reread().settings.broker.url == "memory://code"
 
 

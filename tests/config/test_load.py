@@ -226,7 +226,7 @@ def test_every_value_is_listed_with_its_origin(file: Path) -> None:
     assert rows["worker.max_message"] == ('"16MiB"', "default")
     assert rows["worker.accept"] == ('["json", "msgpack"]', "default")
     assert rows["results.db_password"] == ('"***"', "worker.toml:6")
-    assert "tasks.priority" not in rows
+    assert rows["tasks.default_retry_delay"] == ('"3m"', "default")
 
 
 def test_settings_travel_as_bytes(file: Path) -> None:

@@ -6,10 +6,7 @@ import re
 
 from project_files import ROOT
 
-from engine.app.config.reference import Setting, settings
-from engine.app.config.values import toml
-from engine.app.options import Resolved
-from engine.app.settings import Duration, Size
+from engine.app.config.reference import settings
 from engine.cli.main import VERBS
 
 DOCS = ROOT / "docs"
@@ -23,18 +20,11 @@ def settings_table() -> str:
         if setting.section != section:
             section = setting.section
             rows.append(f"| **`[{section}]`** | | | |")
-        default = setting.default or built_in_default(setting)
+        default = setting.default
         meaning = setting.doc.replace("``", "`").replace("\n", " ")
         cells = (f"`{setting.key}`", setting.type, f"`{default}`" if default else "", meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
-
-
-def built_in_default(setting: Setting) -> str:
-    """Returns what holds for an option of tasks that is set nowhere; "" for none."""
-    value = getattr(Resolved(), setting.key, None) if setting.section == "tasks" else None
-    kind = {"duration": Duration, "size": Size}.get(setting.type)
-    return "" if value is None else toml(("tasks", setting.key), kind(value) if kind else value)
 
 
 def verbs_table() -> str:

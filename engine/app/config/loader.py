@@ -23,6 +23,7 @@ from engine.app.config.folders import lock_path, runtime_dir, socket_path
 from engine.app.config.sources import from_environment, from_file, from_options
 from engine.app.config.urls import readable, redact
 from engine.app.config.values import OPEN, SECTIONS, Path, Value, convert, decode_hook, dotted, keys_of, toml
+from engine.app.options import built_in
 from engine.app.settings import BrokerSection, ResultsSection, Settings, TaskSection
 from engine.errors import ConfigError
 
@@ -65,11 +66,13 @@ class Config:
         return load(None if self.path is None else str(self.path), overrides=self.overrides, code=self.code)
 
     def values(self) -> Iterator[tuple[str, str, str]]:
-        """Yields (dotted key, value as TOML would write it, origin) of every setting that has a value. URLs are shown
-        without passwords."""
+        """Yields (dotted key, value as TOML would write it, origin) of every setting; of single tasks, those that are
+        set. URLs are shown without passwords."""
         for key, value in _flat(self.settings):
             if value is not UNSET:
                 yield dotted(key), toml(key, value), self.origins.get(dotted(key), "default")
+            elif len(key) == 2:
+                yield dotted(key), toml(key, built_in(key[-1])), "default"
 
 
 def load(
@@ -167,7 +170,7 @@ def _put(settings: Settings, value: Value, result: Any) -> None:
         table.origins[key] = value.origin
     else:
         setattr(getattr(settings, section), key, result)
-        if key == "url":
+        if section in OPEN:
             getattr(settings, section).origins[key] = value.origin
 
 

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from engine.app import settings as declared
 from engine.app.config.sources import variable
 from engine.app.config.values import SECTIONS, keys_of, toml
-from engine.app.options import Resolved
+from engine.app.options import built_in
 from engine.app.settings import Duration, Size
 
 _TYPES: dict[Any, str] = {
@@ -74,10 +74,8 @@ def _type(type_: Any) -> str:
 
 def _default(section: str, key: str, field: msgspec.structs.FieldInfo) -> str:
     if section == "tasks":
-        value = getattr(Resolved(), key)
-        return (
-            "" if value is None else toml((section, key), Duration(value) if _type(field.type) == "duration" else value)
-        )
+        value = built_in(key)
+        return "" if value is None else toml((section, key), value)
     if field.default_factory is not msgspec.NODEFAULT:
         return toml((section, key), field.default_factory())
     return "" if field.default in (UNSET, None, msgspec.NODEFAULT) else toml((section, key), field.default)
