@@ -26,7 +26,7 @@ def _url(kind: str, folder: Path) -> Iterator[str]:
     elif kind == "rabbitmq":
         from rabbit_server import shared
 
-        yield shared().url(shared().vhost())
+        yield shared().url_of(shared().virtual_host())
     else:
         yield {"memory": "memory://", "sqlite": f"sqlite:///{folder}/engine.db"}[kind]
 

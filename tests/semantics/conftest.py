@@ -23,7 +23,7 @@ from engine.app.config.loader import load  # noqa: E402
 from engine.app.results import AsyncResult  # noqa: E402
 from engine.contract.transport import DeadLetter, Found, Transport  # noqa: E402
 from engine.testing.harness import EngineProcess, toml, wait_for  # noqa: E402
-from servers import need, redis_server  # noqa: E402
+from servers import redis_server  # noqa: E402
 
 Opened = Callable[[Path, pytest.FixtureRequest], tuple[str, str]]
 
@@ -39,9 +39,8 @@ def _redis(folder: Path, request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 def _rabbitmq(folder: Path, request: pytest.FixtureRequest) -> tuple[str, str]:
-    need("rabbitmq-server")
     node = shared_node()
-    return node.url(node.vhost()), f"sqlite:///{folder}/engine.db"
+    return node.url_of(node.virtual_host()), f"sqlite:///{folder}/engine.db"
 
 
 TRANSPORTS: dict[str, Opened] = {

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import hiredis
 import pytest
@@ -139,11 +140,15 @@ def need(program: str) -> str:
     """Returns the path of a program; without it the test is skipped, or fails under CI=true."""
     path = shutil.which(program)
     if path is None:
-        missing = f"{program} is not installed: scripts/servers installs it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+        missing(f"{program} is not installed: scripts/servers installs it")
     return path
+
+
+def missing(what: str) -> NoReturn:
+    """Skips the test, or fails it under CI=true."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from rabbit_server import RabbitServer, shared
+from rabbit_server import shared
 
 from engine.contract import Dead, Envelope, QueueCounts, Release
+from engine.testing.faults.rabbitmq import Rabbit
 from engine.testing.results_suite import ResultsSuite
 from engine.testing.transport_suite import TransportSuite
 from engine.testing.transport_suite_kit import QUEUE, Rig, wait_for
@@ -17,15 +18,15 @@ from engine_rabbitmq import RabbitResults, RabbitTransport
 
 
 @pytest.fixture
-def server() -> RabbitServer:
+def server() -> Rabbit:
     """The node that the tests share."""
     return shared()
 
 
 @pytest.fixture
-def url(server: RabbitServer) -> str:
+def url(server: Rabbit) -> str:
     """An empty virtual host."""
-    return server.url(server.vhost())
+    return server.url_of(server.virtual_host())
 
 
 class TestRabbitTransport(TransportSuite):

@@ -13,11 +13,12 @@ from typing import Any
 
 import pika
 import pytest
-from rabbit_server import RabbitServer, shared
+from rabbit_server import shared
 
 from engine.contract import Ack, Batch, Consumer, Dead, Delivery, Envelope, Release, Transport, Worker
 from engine.errors import BrokerUnavailable, ConfigError, TransportError
 from engine.testing.faults.proxy import Proxy
+from engine.testing.faults.rabbitmq import Rabbit
 from engine.testing.transport_suite_kit import QUEUE, wait_for
 from engine_rabbitmq import RabbitResults, RabbitTransport
 
@@ -55,29 +56,29 @@ def send(transport: Transport, *ids: str, **fields: Any) -> None:
 
 
 @pytest.fixture
-def server() -> RabbitServer:
+def server() -> Rabbit:
     """The node that the tests share."""
     return shared()
 
 
 @pytest.fixture
-def vhost(server: RabbitServer) -> str:
+def vhost(server: Rabbit) -> str:
     """A virtual host of the test's own."""
-    return server.vhost()
+    return server.virtual_host()
 
 
 @pytest.fixture
-def transport(server: RabbitServer, vhost: str) -> Iterator[RabbitTransport]:
+def transport(server: Rabbit, vhost: str) -> Iterator[RabbitTransport]:
     """A transport at it."""
-    transport = RabbitTransport(server.url(vhost), options={})
+    transport = RabbitTransport(server.url_of(vhost), options={})
     yield transport
     transport.close()
 
 
 @pytest.fixture
-def foreign(server: RabbitServer, vhost: str) -> Iterator[Any]:
+def foreign(server: Rabbit, vhost: str) -> Iterator[Any]:
     """Somebody else's channel in the same virtual host."""
-    connection = pika.BlockingConnection(pika.URLParameters(server.url(vhost)))
+    connection = pika.BlockingConnection(pika.URLParameters(server.url_of(vhost)))
     channel = connection.channel()
     channel.confirm_delivery()
     yield channel
@@ -116,26 +117,26 @@ def test_an_option_that_cannot_be_says_what_to_write(options: dict[str, Any], sa
         RabbitTransport("amqps://localhost/", options=options)
 
 
-def test_a_wrong_password_is_named_without_showing_it(server: RabbitServer) -> None:
-    transport = RabbitTransport(server.url(user="guest:secret"), options={})
+def test_a_wrong_password_is_named_without_showing_it(server: Rabbit) -> None:
+    transport = RabbitTransport(server.url_of(user="guest:secret"), options={})
     with pytest.raises(ConfigError, match=r"amqp://guest@127.0.0.1:\d+/%2F: wrong user or password"):
         transport.check()
     with pytest.raises(BrokerUnavailable) as caught:
         send(transport, "one")
     assert "secret" not in str(caught.value)
     with pytest.raises(ConfigError, match="wrong user"):
-        RabbitResults(server.url(user="guest:secret"), expires=60, options={}).check()
+        RabbitResults(server.url_of(user="guest:secret"), expires=60, options={}).check()
 
 
-def test_a_virtual_host_that_does_not_exist_is_named(server: RabbitServer) -> None:
+def test_a_virtual_host_that_does_not_exist_is_named(server: Rabbit) -> None:
     with pytest.raises(ConfigError, match="/none: the virtual host does not exist"):
-        RabbitTransport(server.url("none"), options={}).check()
+        RabbitTransport(server.url_of("none"), options={}).check()
 
 
-def test_missing_permissions_are_named(server: RabbitServer, vhost: str) -> None:
+def test_missing_permissions_are_named(server: Rabbit, vhost: str) -> None:
     server.control("add_user", f"weak-{vhost}", "pw")
     server.control("set_permissions", "-p", vhost, f"weak-{vhost}", "^none$", ".*", ".*")
-    transport = RabbitTransport(server.url(vhost, f"weak-{vhost}:pw"), options={})
+    transport = RabbitTransport(server.url_of(vhost, f"weak-{vhost}:pw"), options={})
     with pytest.raises(ConfigError, match="access refused"):
         transport.check()
     transport.close()
@@ -146,7 +147,7 @@ def test_nobody_listening_is_unavailable() -> None:
         RabbitTransport("amqp://127.0.0.1:1/", options={}).check()
 
 
-def test_the_next_host_is_tried(server: RabbitServer, vhost: str) -> None:
+def test_the_next_host_is_tried(server: Rabbit, vhost: str) -> None:
     url = f"amqp://guest:guest@127.0.0.1:1,127.0.0.1:{server.port}/{vhost}"
     transport = RabbitTransport(url, options={})
     send(transport, "one")
@@ -240,7 +241,7 @@ def test_strange_entries_of_the_streams_are_passed_over(
 
 
 def test_a_lost_connection_ends_the_consumer_and_the_next_one_goes_on(
-    server: RabbitServer, vhost: str, transport: RabbitTransport, tmp_path: Path
+    server: Rabbit, vhost: str, transport: RabbitTransport, tmp_path: Path
 ) -> None:
     me = worker(tmp_path)
     consumer = transport.consume([QUEUE], me)
@@ -258,7 +259,7 @@ def test_a_lost_connection_ends_the_consumer_and_the_next_one_goes_on(
     assert {(one.id, one.gate) for one in back if one.id == "one"} == {("one", True)}
 
 
-def test_a_silent_server_is_noticed(server: RabbitServer, vhost: str, tmp_path: Path) -> None:
+def test_a_silent_server_is_noticed(server: Rabbit, vhost: str, tmp_path: Path) -> None:
     proxy = Proxy(server.port)
     url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/{vhost}"
     transport = RabbitTransport(url, options={"heartbeat": 1.0})
@@ -274,7 +275,7 @@ def test_a_silent_server_is_noticed(server: RabbitServer, vhost: str, tmp_path: 
     proxy.close()
 
 
-def test_what_is_sent_over_a_bad_line_is_not_lost(server: RabbitServer, vhost: str, tmp_path: Path) -> None:
+def test_what_is_sent_over_a_bad_line_is_not_lost(server: Rabbit, vhost: str, tmp_path: Path) -> None:
     proxy = Proxy(server.port, seed=7)
     transport = RabbitTransport(f"amqp://guest:guest@127.0.0.1:{proxy.port}/{vhost}", options={})
     sent: list[str] = []
@@ -293,7 +294,7 @@ def test_what_is_sent_over_a_bad_line_is_not_lost(server: RabbitServer, vhost: s
         sent += [envelope.id for envelope in envelopes]
     proxy.lose = 0.0
     assert proxy.lost, "the proxy lost nothing"
-    direct = RabbitTransport(server.url(vhost), options={})
+    direct = RabbitTransport(server.url_of(vhost), options={})
     consumer = direct.consume([QUEUE], worker(tmp_path))
     seen: dict[str, int] = {}
     marked: set[str] = set()
@@ -362,7 +363,7 @@ def test_who_looks_through_dead_letters_waits_for_others(
 
 
 def test_what_may_be_there_twice_is_not_held_up_as_if_its_run_went_on(
-    server: RabbitServer, vhost: str, transport: RabbitTransport, tmp_path: Path
+    server: Rabbit, vhost: str, transport: RabbitTransport, tmp_path: Path
 ) -> None:
     """A retry is marked, as its publish may be repeated: it waits for nobody to say that a run goes on. What came again
     after a loss does, also when it was given back meanwhile."""

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rabbit_server import RabbitServer, shared
+from rabbit_server import shared
 
 from engine import Engine
+from engine.testing.faults.rabbitmq import Rabbit
 from engine.testing.harness import EngineProcess, toml, wait_for
 
 TASKS = """
@@ -51,10 +52,10 @@ def retries(self):
 class Site:
     """Engines at one virtual host, each in a folder, with one file of results and one ledger."""
 
-    def __init__(self, server: RabbitServer, folder: Path) -> None:
+    def __init__(self, server: Rabbit, folder: Path) -> None:
         self.server = server
-        self.vhost = server.vhost()
-        self.url = server.url(self.vhost)
+        self.vhost = server.virtual_host()
+        self.url = server.url_of(self.vhost)
         self.folder = folder
         self.engines: list[EngineProcess] = []
         self.client = Engine("client", broker=self.url, backend=f"sqlite:///{folder}/results.db")

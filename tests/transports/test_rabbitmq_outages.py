@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from rabbit_server import RabbitServer
+from rabbit_server import made
 from test_rabbitmq_faults import ids, send, take, worker
 
 from engine import Engine
 from engine.contract import Ack, Again, Consumer, Envelope, Worker
 from engine.errors import BrokerFull, BrokerUnavailable
+from engine.testing.faults.rabbitmq import Rabbit
 from engine.testing.harness import EngineProcess, toml
 from engine.testing.transport_suite_kit import QUEUE, wait_for
 from engine_rabbitmq import RabbitTransport
@@ -34,7 +35,7 @@ def note(number):
 """
 
 
-class Node(RabbitServer):
+class Node(Rabbit):
     """A node with a TLS listener beside the other."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,24 +58,24 @@ class Node(RabbitServer):
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node of this file's own."""
     need("openssl")
-    node = Node(tmp_path_factory.mktemp("node"))
+    node = made(lambda: Node(tmp_path_factory.mktemp("node")))
     try:
         node.start()
         yield node
     finally:
-        node.stop()
+        node.close()
 
 
 @pytest.fixture
 def vhost(node: Node) -> str:
     """A virtual host of the test's own."""
-    return node.vhost()
+    return node.virtual_host()
 
 
 @pytest.fixture
 def transport(node: Node, vhost: str) -> Iterator[RabbitTransport]:
     """A transport at it."""
-    transport = RabbitTransport(node.url(vhost), options={})
+    transport = RabbitTransport(node.url_of(vhost), options={})
     yield transport
     transport.close()
 
@@ -188,12 +189,12 @@ def test_the_server_is_verified(node: Node, vhost: str) -> None:
     assert trusting.counts([QUEUE])[QUEUE].ready == 1
     trusting.close()
     with pytest.raises(BrokerUnavailable, match="expects amqps://"):
-        RabbitTransport(node.url(vhost).replace(str(node.port), str(node.tls_port)), options={}).check()
+        RabbitTransport(node.url_of(vhost).replace(str(node.port), str(node.tls_port)), options={}).check()
 
 
 def test_an_engine_lives_through_an_outage(node: Node, vhost: str, tmp_path: Path) -> None:
     (tmp_path / "outage_tasks.py").write_text(TASKS)
-    url, results = node.url(vhost), f"sqlite:///{tmp_path}/results.db"
+    url, results = node.url_of(vhost), f"sqlite:///{tmp_path}/results.db"
     engine = EngineProcess(tmp_path, toml("outage_tasks:app", broker=url, results=results)).start()
     client = Engine("client", broker=url, backend=results)
     try:

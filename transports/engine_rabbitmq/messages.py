@@ -8,9 +8,9 @@ message_id           the task's id
 priority             0..9; the queue it lies in says the same
 engine-deliveries    earlier deliveries that counted (the broker's own x-delivery-count comes on top)
 engine-crashes       runs that ended by the death of their process
-engine-replayed      it may have been published before: who gets it looks whether it ran
-engine-redelivered   it was given back after a redelivery: the run before that may still go on
-engine-copy          it was given back: the message before it may be there too
+engine-replayed      a run of it may go on that nobody has announced: its publish was repeated, or it came again
+                     after a loss before it was given back
+engine-copy          another copy of it may be there, which says so too: a retry, or what was given back
 engine-sent          when a delayed message was sent, for a purge that comes before it is due
 engine-reason        of a dead letter: why
 engine-died          of a dead letter: when
@@ -95,11 +95,9 @@ class Entry:
                 counted = headers.get("x-delivery-count")
                 self.deliveries += _count(counted) if counted is not None else redelivered
             self.crashes = _count(headers.get("engine-crashes"))
-            redelivered = redelivered or headers.get("engine-redelivered") is True
-            self.copied = not redelivered and any(
-                headers.get(mark) is True for mark in ("engine-replayed", "engine-copy")
-            )
-            self.gate = redelivered or self.copied
+            self.gate = redelivered or headers.get("engine-replayed") is True
+            if not self.gate and headers.get("engine-copy") is True:
+                self.gate = self.copied = True
         elif redelivered:
             self.deliveries = 2
 
@@ -121,7 +119,7 @@ class Entry:
 
 def outgoing(envelope: Envelope, due: float | None, now: float) -> Outgoing:
     """Returns a new message. ``due``: when, if not now. Raises TransportError for a queue's name that cannot be."""
-    headers: dict[str, Any] = {"engine-replayed": True} if envelope.replayed else {}
+    headers: dict[str, Any] = {"engine-copy": True} if envelope.replayed else {}
     priority = min(9, max(0, envelope.priority))
     return _addressed(envelope.id, envelope.queue, priority, priority, envelope.body, headers, due, now)
 
@@ -160,7 +158,7 @@ def _kept(entry: Entry, deliveries: int, crashes: int) -> dict[str, Any]:
     if crashes > 0:
         headers["engine-crashes"] = crashes
     if entry.gate and not entry.copied:
-        headers["engine-redelivered"] = True
+        headers["engine-replayed"] = True
     return headers
 
 
