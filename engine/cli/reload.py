@@ -22,10 +22,11 @@ POLL = 0.05
 @click.option("--wait/--no-wait", default=True, help="Return when the new code has taken over (the default).")
 @click.option("--timeout", type=DURATION, default=60.0, metavar="DURATION", help="How long to wait (default: 1m).")
 def command(config: str | None, name: str | None, wait: bool, timeout: float) -> int:
-    """Import the app again, and read [tasks], [routes] and [worker] again.
+    """Import the app again, and read the configuration again.
 
-    Tasks that run finish on the old code. When the new code cannot be imported the old code keeps running, and this
-    command says why and exits with 1.
+    Tasks that run finish on the old code. When the new code cannot be imported, or when something changed that needs a
+    restart ([broker], [results] url, concurrency, queues), the old code keeps running, and this command says why and
+    exits with 1.
     """
     settings = configuration(config, {"engine.name": name}).settings
     answer = control.ask(settings, "reload")

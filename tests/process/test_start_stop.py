@@ -157,6 +157,16 @@ def test_an_unwritable_database_is_one_line_and_a_status(site):
     engine.assert_nothing_left()
 
 
+@pytest.mark.parametrize("section", ["broker", "results"])
+def test_a_server_that_does_not_answer_is_named_by_its_section(site, section):
+    port = 1  # reserved: nobody listens there
+    if section == "broker":
+        site.url = f"redis://127.0.0.1:{port}/0"
+    engine = site.engine(results=f"redis://127.0.0.1:{port}/0").start(wait=False)
+    assert engine.wait() == 75
+    assert f"[{section}] redis at 127.0.0.1:1: Connection refused (an engine starts once" in engine.log
+
+
 def test_children_that_die_at_their_start_are_given_up_after_a_while(site):
     text = (site.folder / "tasks.py").read_text()
     (site.folder / "tasks.py").write_text(text + "\n@app.on_child_start\ndef start():\n    os._exit(9)\n")

@@ -138,10 +138,15 @@ class Dispatcher:
 
     def _check(self) -> Sequence[str] | EngineError:
         """Runs in the publish lane, whose connections these are."""
+        notes: list[str] = []
+        section = "[broker]"
         try:
-            notes = list(self._link.transport.check())
+            notes += self._link.transport.check()
             if self._link.results is not None:
+                section = "[results]"
                 notes += self._link.results.check()
+        except BrokerUnavailable as error:
+            return BrokerUnavailable(f"{section} {error} (an engine starts once its servers answer)")
         except EngineError as error:
             return error
         return notes
