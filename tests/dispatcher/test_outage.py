@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from dispatcher_rig import Rig, body_of, message, message_id, pending, wait_for
+from dispatcher_rig import TASKS, Rig, body_of, message, message_id, pending, wait_for
 
+from engine.app import wire
 from engine.contract import Record, Worker
 from engine.contract.transport import Ack
 from engine.errors import BrokerFull, BrokerUnavailable, TransportError
@@ -199,7 +200,86 @@ def test_at_the_end_what_cannot_be_settled_is_named(rig: Rig, monkeypatch: pytes
 
 def test_a_dead_workers_claims_are_taken_over(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
-    rig.publish(message("poison"), message("innocent"))
+    leave_poison(rig)
+    rig.start()
+    rig.logged("worker w0 is dead: 1 of its messages were released, 1 dead-lettered")
+    assert body_of(rig.wait_state("poison", "FAILURE")).task == "t.noop"
+    rig.wait_place("poison", "dead")
+    packet = rig.children[0].take()
+    assert (message_id(packet), packet.deliveries, packet.crashes) == ("innocent", 2, 0)
+
+
+def test_nothing_is_taken_over_before_the_tasks_are_known_as_hooks_may_have_to_run(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(preload=False, tasks=[])
+    leave_poison(rig, "t.hooked")
+    rig.start()
+    rig.compared(1)
+    assert rig.served.called("renew")
+    assert not rig.served.called("takeover")
+    wire.send(rig.children[0].link, wire.encode(wire.Registry(1, TASKS)))
+    packet = rig.take()
+    assert packet is not None
+    assert (message_id(packet), packet.end is not None) == ("poison", True), "its hooks go first"
+
+
+def links_of(rig: Rig) -> int:
+    """Returns how many ``link_error`` messages were published."""
+    return sum(envelope.id == "link" for (envelopes,) in rig.served.called("publish") for envelope in envelopes)
+
+
+def test_a_takeover_whose_answer_is_lost_leaves_no_dead_letter_without_an_end(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    leave_poison(rig)
+    lost: list[str] = []
+
+    def lose(method: str, args: object) -> Exception | None:
+        if method != "takeover" or lost:
+            return None
+        lost.append(method)
+        return GONE
+
+    rig.served.after = lose
+    rig.start()
+    rig.wait_state("poison", "FAILURE")
+    assert lost
+    rig.logged("message is a dead letter: crash limit")
+    wait_for(lambda: links_of(rig), "link_error to be sent")
+    assert rig.finish() == 0
+    assert "dead-lettered" not in rig.log, "the answer was lost"
+
+
+def test_a_dispatcher_that_dies_after_a_takeover_leaves_no_dead_letter_without_an_end(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig()
+    leave_poison(rig)
+
+    def die(method: str, args: object) -> Exception | None:
+        if method == "takeover" and rig.starts == 1:
+            os.kill(rig.pid, signal.SIGKILL)
+        return None
+
+    rig.served.after = die
+    rig.start()
+    assert rig.exit_status() == -signal.SIGKILL
+    assert rig.record("poison") is None
+    rig.start()
+    rig.wait_state("poison", "FAILURE")
+    wait_for(lambda: links_of(rig), "link_error to be sent")
+    rig.kill()
+    looks = len(rig.served.called("dead"))
+    rig.start()
+    wait_for(lambda: len(rig.served.called("dead")) > looks, "the dead letters to be looked through")
+    assert rig.finish() == 0
+    assert links_of(rig) == 1, "what is on record is not seen to again"
+
+
+def leave_poison(rig: Rig, task: str = "t.noop") -> None:
+    """Leaves two messages of a dead worker: the takeover makes one a dead letter and releases the other."""
+    link = {"task": "t.noop", "id": "link"}
+    rig.publish(message("poison", task, link_error=[link]), message("innocent"))
     lock = rig.folder / "other.lock"
     lock.touch()
     other = rig.served.transport.consume(["default"], Worker("w0", "host", "boot", str(lock), 30.0))
@@ -208,9 +288,3 @@ def test_a_dead_workers_claims_are_taken_over(make_rig: Callable[..., Rig]) -> N
     with broker.changed:
         broker.members["w0"].claims[claims["poison"]].crashes = 2
     other.renew({claims["poison"]})
-    rig.start()
-    rig.logged("worker w0 is dead: 1 of its messages were released, 1 dead-lettered")
-    assert body_of(rig.wait_state("poison", "FAILURE")).task == "t.noop"
-    rig.wait_place("poison", "dead")
-    packet = rig.children[0].take()
-    assert (message_id(packet), packet.deliveries, packet.crashes) == ("innocent", 2, 0)

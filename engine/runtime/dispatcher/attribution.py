@@ -7,7 +7,7 @@ import logging
 from engine.app import ends, links, wire
 from engine.contract.message import Message
 from engine.contract.results import FAILURE, Record
-from engine.contract.transport import Ack, Dead, DeadLetter, Release
+from engine.contract.transport import Dead, DeadLetter, Release
 from engine.errors import MemoryLimitExceeded, TimeLimitExceeded, WorkerLostError
 from engine.runtime.dispatcher.handout import Held
 
@@ -51,7 +51,7 @@ def buried(message: Message, letter: DeadLetter, info: wire.TaskInfo | None) -> 
     body = record.body
     if info is not None and ends.ignores_result(message, info) and not info.store_errors_even_if_ignored:
         record = None
-    return ends.End(Ack(b"", record), FAILURE, letter.reason, body, links.after_failure(message))
+    return ends.End(Dead(b"", letter.reason, record), FAILURE, letter.reason, body, links.after_failure(message))
 
 
 def tell(death: wire.Death, held: Held, end: ends.End) -> None:

@@ -37,6 +37,8 @@ UNSETTLED_BYTES = 64 * 2**20
 """The same, as bytes of results. At twice as many no more outcomes are read, and children wait for room."""
 TERMINATE_WITHIN = 1.0
 """Seconds during which a task that is to be terminated is looked for: it may be on its way to the board."""
+LETTERS_KNOWN = 1000
+"""Dead letters of takeovers that are remembered."""
 _STALE_EVERY = 0.25
 
 
@@ -75,6 +77,8 @@ class Desk:
         self._received = 0
         self._stale_at = 0.0
         self._terminate: dict[str, float] = {}
+        self._letters: dict[tuple[str, int], None] = {}
+        """Dead letters of takeovers whose end was seen to here: (id, deliveries)."""
         handoff.acknowledge = self.acknowledge
         settler.publish = self.publish_first
         self.configure(settings)
@@ -158,15 +162,33 @@ class Desk:
                 len(one.dead),
             )
             for letter in one.dead:
-                try:
-                    message = Message.decode(letter.body)
-                except MessageError:
-                    continue
-                info = None if self.registry is None else self.registry.find(message.task)
-                end = attribution.buried(message, letter, info)
-                buried = Delivery(message.id, letter.queue, letter.body, b"", deliveries=letter.deliveries)
-                self.settler.submit([end_item(message, end, buried)])
-                self.run_hooks(Held(buried, message, info, time.monotonic(), acked=True), end)
+                self._end_of(letter)
+
+    def unrecorded(self, letters: Sequence[DeadLetter]) -> None:
+        """Hears of dead letters that a takeover made, and whose end was not on record when somebody looked."""
+        for letter in letters:
+            if (letter.id, letter.deliveries) not in self._letters:
+                self._end_of(letter, late=True)
+
+    def _end_of(self, letter: DeadLetter, *, late: bool = False) -> None:
+        """Records what a takeover dead-lettered, has its ``link_error`` sent and its hooks run. ``late``: it should
+        have been done before; without a record nothing can tell that it was not."""
+        try:
+            message = Message.decode(letter.body)
+        except MessageError:
+            return
+        info = None if self.registry is None else self.registry.find(message.task)
+        end = attribution.buried(message, letter, info)
+        if late and end.settlement.record is None:
+            return
+        self._letters[letter.id, letter.deliveries] = None
+        if len(self._letters) > LETTERS_KNOWN:
+            del self._letters[next(iter(self._letters))]
+        buried = Delivery(message.id, letter.queue, letter.body, b"", deliveries=letter.deliveries)
+        held = Held(buried, message, info, time.monotonic(), acked=True)
+        log.error("message is a dead letter: %s", letter.reason, extra=held.fields)
+        self.settler.submit([end_item(message, end, buried)])
+        self.run_hooks(held, end)
 
     def bury(self, held: Held, reason: str) -> None:
         """Makes a dead letter of a message in hand that came too often, and records its end."""

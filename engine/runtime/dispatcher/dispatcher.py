@@ -33,11 +33,11 @@ from engine.runtime.dispatcher.gate import Gate
 from engine.runtime.dispatcher.gathering import Gathering
 from engine.runtime.dispatcher.handout import Handoff
 from engine.runtime.dispatcher.lanes import Inbox, Mailbox, die
+from engine.runtime.dispatcher.letters import look_through
 from engine.runtime.dispatcher.link import Link
 from engine.runtime.dispatcher.outcomes import Outcomes
 from engine.runtime.dispatcher.publish import Do, PublishLane
 from engine.runtime.dispatcher.relay import Children, Clients
-from engine.runtime.dispatcher.replays import replay_known
 from engine.runtime.dispatcher.settle import Item, SettleLane, Settler
 
 log = logging.getLogger("engine.dispatcher")
@@ -46,6 +46,9 @@ SWITCH_INTERVAL = 0.001
 """Seconds for which one lane may keep the interpreter from another."""
 GIVE_UP_AFTER = 10.0
 """Seconds without any progress after which a dispatcher that ends leaves the rest unsettled."""
+UNHEARD = 60.0
+"""Seconds that dead letters are looked back for, beyond the last takeover that was answered: a dispatcher needs some
+time to be replaced, and the broker's clock may be another."""
 CONFIG_STATUS, LATER_STATUS = 78, 75
 _INDEX = LANES.index("outcomes")
 
@@ -286,7 +289,7 @@ class Dispatcher:
         handoff, takeback = (socket.socket(fileno=fd) for fd in fds)
         self._desk.handoff.take_back()  # what the generation before was given too early
         self._desk.handoff.add_generation(control.Generation(message.generation, handoff, message.tasks, takeback))
-        self._replay_known()
+        self._look_through_letters()
 
     def _reconfigure(self, settings: Settings) -> None:
         self._desk.configure(settings)
@@ -296,17 +299,23 @@ class Dispatcher:
 
     def _reconciled(self, result: Reconciled) -> None:
         self._outcomes.reconciled(result)
-        self._replay_known()
+        self._look_through_letters()
 
-    def _replay_known(self) -> None:
-        registry = self._desk.registry
-        if registry is not None and not self._desk.draining:
-            self._publisher.inbox.put([Do(lambda: replay_known(self._link.transport, registry))])
+    def _look_through_letters(self) -> None:
+        registry, since = self._desk.registry, self._fetcher.heard_takeover - UNHEARD
+        if registry is None or self._desk.draining:
+            return
+
+        def look() -> None:
+            if found := look_through(self._link, registry, since):
+                self._mailbox.post(self._desk.unrecorded, found)
+
+        self._publisher.inbox.put([Do(look)])
 
     def _learn(self, packet: wire.Registry) -> None:
         self._desk.handoff.learn(packet.generation, packet.tasks)
         control.tell(self._wiring.control, control.Tasks(packet.generation, packet.tasks))
-        self._replay_known()
+        self._look_through_letters()
 
     def _interrupt(self, run: Run) -> None:
         control.tell(self._wiring.control, control.Interrupt(run.slot, run.generation))

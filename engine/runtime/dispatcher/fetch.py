@@ -85,6 +85,8 @@ class FetchLane(Lane):
         self.filter = Filter(worker)
         self.max_crashes = worker.max_crashes
         self.most_deliveries = MAX_DELIVERIES
+        self.heard_takeover = time.time()
+        """When a takeover was answered last, or this dispatcher began. Other lanes may read it."""
         self.parked = False
         """Does it wait with nothing to fetch for? Then it must be woken when there is."""
         self._link = link
@@ -94,7 +96,7 @@ class FetchLane(Lane):
         self._every = self._dead_after / 10
         self._consumer: Consumer | None = None
         self._fetched = 0
-        self._beat_at = 0.0
+        self._beat_at = self._takeover_at = 0.0
         self._beat: float | None = None
         self._reconcile_due = True
         self._backoff = Backoff()
@@ -149,12 +151,17 @@ class FetchLane(Lane):
             self._reconcile_due = True
             self._mailbox.post(self._desk.suspend)
         self._consumer = consumer
-        self._beat_at = 0.0
+        self._beat_at = self._takeover_at = 0.0
 
     def _keep_alive(self, consumer: Consumer) -> None:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        if now < self._beat_at:
-            return
+        if now >= self._beat_at:
+            self._renew(consumer, now)
+        if now >= self._takeover_at and self._desk.registry is not None:
+            self._take_over(consumer)
+            self._takeover_at = now + self._every
+
+    def _renew(self, consumer: Consumer, now: float) -> None:
         consumer.renew(self._desk.started_claims())
         if self._beat is not None and now - self._beat > self._dead_after * LATE:
             log.warning("the heartbeat was %.1f s late: claims are compared with the broker", now - self._beat)
@@ -162,7 +169,11 @@ class FetchLane(Lane):
             self._mailbox.post(self._desk.suspend)
         self._beat = now
         self._beat_at = now + self._every
+
+    def _take_over(self, consumer: Consumer) -> None:
+        """Looks for dead workers: only once the tasks are known, as what is dead-lettered may have hooks to run."""
         found = [one for one in consumer.takeover(self.max_crashes, self.most_deliveries) if one.released or one.dead]
+        self.heard_takeover = time.time()
         if found:
             self._mailbox.post(self._desk.taken_over, found)
 
