@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dispatcher_rig import Rig, body_of, message, wait_for
+from dispatcher_rig import TASKS, Rig, body_of, message, wait_for
 
 from engine.app import commands
+from engine.app.settings import WorkerSection
 from engine.app.wire import TaskInfo
+from engine.contract import Delivery
 from engine.runtime import board as words
 from engine.runtime import control
+from engine.runtime.dispatcher.filters import Filter
+from engine.runtime.dispatcher.registry import Registry
 
 
 def dead_reason(rig: Rig, id: str) -> str:
@@ -55,6 +59,16 @@ def test_what_never_reaches_a_child_is_logged(rig: Rig) -> None:
     rig.logged("unknown task t.new: not run, but kept as a dead letter (engine dead show ID) [t.new a]")
     rig.publish(message("b", expires=time.time() - 1))
     rig.logged("expired: not run [t.noop b]")
+
+
+def test_a_message_that_is_fetched_after_its_revocation_was_heard_never_runs() -> None:
+    """Also when the broker did not know of it yet as it handed the message out."""
+    revoking = Filter(WorkerSection())
+    deliveries = [Delivery(id, "default", message(id).encode(), id.encode()) for id in ("a", "b")]
+    revoking.revoke(["a"])
+    held, items = revoking.sort(deliveries, Registry(TASKS))
+    assert [one.message.id for one in held] == ["b"]
+    assert [(item.id, item.end and item.end.state) for item in items] == [("a", "REVOKED")]
 
 
 def test_a_former_name_is_known(rig: Rig) -> None:
