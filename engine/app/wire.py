@@ -224,9 +224,9 @@ def _memfd_of(data: bytes) -> int:
 
 def receive(sock: socket.socket, flags: int = 0) -> bytes:
     """Receives (or, with `PEEK`, looks at) one packet; b"" is the end of the stream. Raises BlockingIOError when
-    ``flags`` hold `NOW` and nothing is there."""
+    ``flags`` hold `NOW` and nothing is there, and OSError for a large packet when no file can be opened any more."""
     data, ancillary, _, _ = sock.recvmsg(BUFFER, 64, flags | _CLOSED_AT_EXEC)
-    if not ancillary:
+    if not ancillary and data != MEMFD:
         return data
     fds = descriptors(ancillary)
     try:

@@ -7,6 +7,7 @@ which stderr shares with the shell and all other processes; opening /proc/self/f
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -23,6 +24,10 @@ COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 """Of levels, on a terminal: parameters of the escape sequence SGR (ECMA-48, 8.3.117)."""
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of a disk: it may have room again."""
+
+
 class LogWriter:
     """Writes lines to the place where descriptor 2 leads, as far as that takes them without waiting."""
 
@@ -31,6 +36,8 @@ class LogWriter:
         self._fd = self._open()
         self._lines: deque[bytes] = deque()
         self._dropped = 0
+        self._torn = False
+        """Does what was written last end in the middle of a line?"""
 
     @property
     def pending(self) -> bool:
@@ -43,7 +50,8 @@ class LogWriter:
 
     def write(self, line: str) -> None:
         """Adds a line and writes what can be written."""
-        self._lines.append(line.encode("utf-8", "backslashreplace") + b"\n")
+        begin = "\n" if self._torn and not self._lines else ""
+        self._lines.append(f"{begin}{line}\n".encode("utf-8", "backslashreplace"))
         if len(self._lines) > BUFFERED_LINES:
             self._lines.popleft()
             self._dropped += 1
@@ -58,21 +66,26 @@ class LogWriter:
             while self._lines:
                 line = self._lines[0]
                 written = self._put(line)
-                if written < len(line):
+                self._torn = written < len(line)
+                if self._torn:
                     self._lines[0] = line[written:]
                     return
                 self._lines.popleft()
                 self._note_dropped()
         except BlockingIOError:
             return
-        except OSError:
-            self._fd = -1  # its reader is gone
+        except OSError as error:
+            if error.errno in _FULL:
+                # Not kept: a file is always ready to be written, and would be tried at every turn.
+                self._dropped += len(self._lines)
+            else:
+                self._fd = -1  # its reader is gone
             self._lines.clear()
 
     def _note_dropped(self) -> None:
         if self._dropped and not self._lines:
             count, self._dropped = self._dropped, 0
-            self._lines.append(f"engine: {count} log lines were dropped: nobody read them\n".encode())
+            self._lines.append(f"engine: {count} log lines were dropped: they could not be written\n".encode())
 
     def _put(self, data: bytes) -> int:
         if self._socket is not None:

@@ -62,6 +62,8 @@ def _children(pid: int) -> set[int]:
                 children.update(map(int, file.read().split()))
     except (FileNotFoundError, ProcessLookupError):
         return children  # it is gone: so are its parent links
+    except OSError as error:
+        log.error("cannot look for what process %d brought forth: %s", pid, error)
     return children
 
 
@@ -85,7 +87,11 @@ def kill_sessions(leaders: Collection[int], *, spare: Collection[int] = ()) -> s
     """
     killed: set[int] = set()
     for _ in range(PASSES if leaders else 0):
-        members = {row.pid for row in table() if row.session in leaders and row.state != "Z"}
+        try:
+            members = {row.pid for row in table() if row.session in leaders and row.state != "Z"}
+        except OSError as error:  # no file can be opened: limits and deaths are looked after all the same
+            log.error("cannot look for what children left behind: %s", error)
+            break
         fresh = members - killed - set(spare)
         if not fresh:
             break
@@ -95,11 +101,11 @@ def kill_sessions(leaders: Collection[int], *, spare: Collection[int] = ()) -> s
 
 
 def resident(pid: int) -> int:
-    """Returns the resident size in bytes, 0 if the process is gone."""
+    """Returns the resident size in bytes, 0 if the process is gone or nobody can tell."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * _PAGE
-    except (FileNotFoundError, ProcessLookupError, IndexError):
+    except (OSError, IndexError):
         return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from engine.testing.faults.points import VARIABLE as POINTS_VARIABLE
+from engine.testing.faults import clock, points
 
 T = TypeVar("T")
 DEADLINE = 20.0
@@ -52,7 +52,7 @@ class EngineProcess:
 
     def start(self, *, wait: bool = True, stderr: Any = None, own_group: bool = False) -> EngineProcess:
         """Starts it, in a process group of its own if asked; with ``wait``, returns when it runs."""
-        program = "engine.testing.faults" if POINTS_VARIABLE in self.env else "engine.cli.main"
+        program = "engine.testing.faults" if {points.VARIABLE, clock.VARIABLE} & set(self.env) else "engine.cli.main"
         command = [sys.executable, "-m", program, "start", "-c", str(self.config), *self.args]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(

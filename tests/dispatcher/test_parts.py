@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 from collections.abc import Iterator
@@ -82,6 +83,20 @@ class TestJournal:
             entries[0][0].done = True
             assert journal.consume() == 1
         assert not [fd for fd in os.listdir("/proc/self/fd") if "engine-packet" in link_of(fd)]
+
+    def test_a_large_packet_that_cannot_be_opened_stays_where_it_is(
+        self, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        ours, theirs = pair
+        wire.send(theirs, wire.encode(stored(1, 1_000_000)))
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
+        try:
+            with pytest.raises(OSError, match="too many open files"):
+                Journal(0, ours).read()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        assert [packet.sequence for _, packet in Journal(0, ours).read()] == [1]
 
     def test_large_packets_in_a_row_are_peeked_at_in_order(self, pair: tuple[socket.socket, socket.socket]) -> None:
         ours, theirs = pair

@@ -13,6 +13,8 @@ from engine import Engine
 from engine.app.results import AsyncResult
 from engine.errors import ConfigError
 from engine.testing.faults.brokers import Broker, Server, broker
+from engine.testing.faults.clock import VARIABLE as CLOCK
+from engine.testing.faults.clock import WallClock
 from engine.testing.faults.ledger import Ledger
 from engine.testing.faults.points import VARIABLE
 from engine.testing.faults.proxy import Proxy
@@ -49,6 +51,7 @@ class Rig:
         self.transport = transport
         self.broker = made(transport, folder)
         self.broker.start()
+        self.clock: WallClock | None = None
         self.front = None if through is None else through(self.server.port)
         self.engines: list[EngineProcess] = []
         self.book = Ledger(folder)
@@ -71,18 +74,20 @@ class Rig:
         """The engine started last."""
         return self.engines[-1]
 
-    def start(self, *, points: str = "", wait: bool = True, **options: Any) -> EngineProcess:
-        """Starts an engine, with the points armed."""
+    def start(self, *, points: str = "", wait: bool = True, stderr: Any = None, **options: Any) -> EngineProcess:
+        """Starts an engine, with the points armed; its wall clock is `clock`."""
         url = self.broker.url
         if self.front is not None:
             url = url.replace(str(self.server.port), str(self.front.port))
         env = {VARIABLE: points} if points else {}
+        if self.clock is not None:
+            env[CLOCK] = str(self.clock.path)
         config = toml(APP, broker=url, **options)
         if self.broker.results != self.broker.url:
             config = config.replace(f'[results]\nurl = "{url}"', f'[results]\nurl = "{self.broker.results}"')
         engine = EngineProcess(self.folder, config, env=env)
         self.engines.append(engine)
-        return engine.start(wait=wait)
+        return engine.start(wait=wait, stderr=stderr)
 
     @property
     def client(self) -> Engine:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,27 @@ def test_a_client_that_is_gone_is_not_handed_over(control):
     control.serve(control.fds()[-1], {}, lambda: given.append)
     assert given == []
     assert len(control.fds()) == 1
+
+
+def test_who_knocks_when_nothing_can_be_opened_is_turned_away(control, caplog):
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) for _ in range(3)]
+        for client in clients:
+            client.settimeout(5)
+            client.connect(str(control.path))
+        while True:  # all that lies between what is open
+            try:
+                stack.enter_context(open(os.devnull, "rb"))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limit[1]))
+            except OSError:
+                break
+        try:
+            for client in clients:
+                control.serve(control.fds()[0], {}, dict)
+                assert client.recv(1) == b""
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert len(caplog.records) == 1
+    with _connected(control):
+        assert len(control.fds()) == 2, "taken again"

@@ -97,7 +97,27 @@ os.write(1, [line for line in text.splitlines() if b"dropped" in line][0])
     finally:
         os.close(read_end)
         os.close(write_end)
-    assert b"log lines were dropped: nobody read them" in result.stdout
+    assert b"log lines were dropped: they could not be written" in result.stdout
+
+
+def test_a_full_disk_costs_lines_and_a_disk_with_room_gets_the_next(tmp_path):
+    code = """
+import resource
+from engine.runtime.log import LogWriter
+writer = LogWriter()
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+for number in range(30):
+    writer.write("y" * 100)
+assert not writer.pending
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+writer.write("after")
+writer.write("and after")
+"""
+    with open(tmp_path / "log", "ab") as file:
+        run(file, code)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[-3:] == ["after", "engine: 21 log lines were dropped: they could not be written", "and after"]
 
 
 def make_record(**extra) -> logging.LogRecord:

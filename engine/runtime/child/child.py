@@ -25,6 +25,7 @@ from engine.app.execute import execute, run_hooks
 from engine.app.relay import RelayResults, RelayTransport, SlotCall
 from engine.app.task import Task
 from engine.contract.message import Message
+from engine.contract.results import SUCCESS
 from engine.contract.transport import Ack, Release, Settlement
 from engine.errors import ConfigError, MessageError
 from engine.runtime import board as words
@@ -32,7 +33,7 @@ from engine.runtime import processes, signals, spawn
 from engine.runtime.child import template
 from engine.runtime.child.child_run import ChildRun
 from engine.runtime.child.template import Birth
-from engine.runtime.child.tidy import Tidy
+from engine.runtime.child.tidy import Tidy, out_of_files
 
 log = logging.getLogger("engine.child")
 LONGEST_LIMIT = 3e9
@@ -131,6 +132,8 @@ class Child:
         self._max_memory = settings.max_memory_per_child
         self._tidy = Tidy()
         self._in_hand: Message | None = None
+        self._failed = False
+        """Did the last task end otherwise than it should?"""
         logging.setLogRecordFactory(self._log_record)
 
     def work(self) -> None:
@@ -191,7 +194,9 @@ class Child:
                 int(hard * 1000) if hard else 0,
                 int(memory or 0),
             )
-        self._report(execute(self._app, task, message, run))
+        outcome = execute(self._app, task, message, run)
+        self._failed = outcome.state != SUCCESS
+        self._report(outcome)
 
     def _report(self, outcome: wire.Outcome) -> None:
         """Sends the outcome: the commit point of a run. Waiting for room does not count against its limits."""
@@ -209,7 +214,7 @@ class Child:
         slot[words.TASKS_DONE] += 1
         if self._run.tainted:
             return self._run.tainted
-        if problem := self._tidy.restore():
+        if problem := self._tidy.restore() or (self._failed and out_of_files()):
             return problem
         if self._tasks_left:
             self._tasks_left -= 1

@@ -19,6 +19,15 @@ from engine.runtime import signals
 _WATCHED = (*signals.SUPERVISED, signals.INTERRUPT)
 
 
+def out_of_files() -> str | None:
+    """Says so when this process can open no file any more: what it did next would fail, whatever task it is."""
+    try:
+        os.close(os.dup(0))
+    except OSError as error:
+        return f"it can open no file any more ({error.strerror}): do its tasks close theirs?"
+    return None
+
+
 class Tidy:
     """Remembers how a child's process is between tasks, and restores it."""
 

@@ -11,7 +11,9 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ log = logging.getLogger("engine.supervisor")
 REQUEST_MAX = 65536
 CLIENTS_MAX = 64
 """Connections that are kept open; further ones wait in the listener's backlog."""
+REMIND = 60.0
+"""Seconds between two log lines about connections that cannot be taken."""
 Answer = dict[str, Any]
 Relay = Callable[[], Answer | Callable[[socket.socket], None]]
 """Returns a refusal, or what gives a connection to the dispatcher."""
@@ -33,6 +37,9 @@ class ControlSocket:
         self.path = path
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._clients: dict[int, socket.socket] = {}
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        """Given up for a moment when no file can be opened any more: who knocks would knock for ever."""
+        self._told = -REMIND
 
     def listen(self) -> None:
         """Takes the name. The caller holds the lock on it, so a socket that is there is a stale one."""
@@ -62,18 +69,29 @@ class ControlSocket:
         for client in self._clients.values():
             client.close()
         self._listener.close()
+        os.close(self._spare)
 
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
         except OSError as error:
-            log.warning("a connection to the control socket cannot be taken: %s", error)
+            self._turn_away(error)
             return
         _, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.getuid()):
             client.close()
             return
         self._clients[client.fileno()] = client
+
+    def _turn_away(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._told >= REMIND:
+            self._told = now
+            log.warning("a connection to the control socket cannot be taken: %s", error)
+        os.close(self._spare)
+        with suppress(OSError):
+            self._listener.accept()[0].close()
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _answer(self, client: socket.socket, verbs: dict[str, Callable[[], Answer]], relay: Relay) -> None:
         try:

@@ -85,9 +85,9 @@ class Service:
 
     def tell(self, message: control.Control, fds: Sequence[int] = ()) -> None:
         """Sends a message, and copies of the descriptors, now or as soon as there is room. What a service that died did
-        not read is lost with it."""
+        not read is lost with it. Raises OSError when no descriptor can be copied any more."""
         if self._control is not None:
-            self._outbox.append((message, [os.dup(fd) for fd in fds]))
+            self._outbox.append((message, _copies(fds)))
             self.flush()
 
     def flush(self) -> None:
@@ -169,6 +169,16 @@ class Service:
         if self._control is not None:
             self._control.close()
             self._control = None
+
+
+def _copies(fds: Sequence[int]) -> list[int]:
+    copies: list[int] = []
+    try:
+        copies += (os.dup(fd) for fd in fds)
+    except OSError:
+        _close(copies)
+        raise
+    return copies
 
 
 def _close(fds: Sequence[int]) -> None:

@@ -135,10 +135,14 @@ class Supervisor:
     def activate(self, generation: Generation) -> None:
         """Gives the tasks to this generation from now on."""
         generation.phase = Phase.ACTIVE
-        self.dispatcher.tell(
-            control.AddGeneration(generation.number, generation.tasks),
-            [generation.outlet.fileno(), generation.inlet.fileno()],
-        )
+        try:
+            self.dispatcher.tell(
+                control.AddGeneration(generation.number, generation.tasks),
+                [generation.outlet.fileno(), generation.inlet.fileno()],
+            )
+        except OSError as error:
+            log.error("the dispatcher cannot be given a generation (%s): the next is born with it", error)
+            self.dispatcher.kill()
 
     def retire(self, generation: Generation) -> None:
         """Lets the idle children of this generation leave, and the busy ones when they are done."""
@@ -359,7 +363,13 @@ class Supervisor:
     def _relay(self) -> status.Answer | Callable[[socket.socket], None]:
         if not self.dispatcher.ready:
             return {"ok": False, "error": "the dispatcher is not ready"}
-        return lambda client: self.dispatcher.tell(control.Client(), [client.fileno()])
+        return self._hand_over
+
+    def _hand_over(self, client: socket.socket) -> None:
+        try:
+            self.dispatcher.tell(control.Client(), [client.fileno()])
+        except OSError as error:
+            log.warning("a client cannot be handed to the dispatcher: %s", error)
 
 
 def _slot_pair() -> tuple[socket.socket, socket.socket]:

@@ -7,11 +7,13 @@ variable nothing is wrapped: a point that is not armed costs nothing.
     ENGINE_TEST_POINTS="settle.after:kill:3,fetch.after_claim:sleep=0.2:5+"
 
 Each is ``point:action:n``: what happens at the n-th pass (1 when it is left out), counted over all processes of the
-engine; with a ``+`` at every n-th. Actions: ``kill`` (SIGKILL), ``stop`` (SIGSTOP), ``sleep=<seconds>``.
+engine; with a ``+`` at every n-th. Actions: ``kill`` (SIGKILL), ``stop`` (SIGSTOP), ``sleep=<seconds>``,
+``fail=<errno>`` (OSError, as ``fail=EAGAIN`` of a fork when there are too many processes).
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import mmap
@@ -25,6 +27,8 @@ from typing import Any
 VARIABLE = "ENGINE_TEST_POINTS"
 
 POINTS = {
+    "fork.child": ("engine.runtime.spawn", "child", "before"),
+    "fork.service": ("engine.runtime.spawn", "service", "before"),
     "fetch.after_claim": ("engine.runtime.dispatcher.filters", "Filter.sort", "before"),
     "fetch.before_reconcile": ("engine.runtime.dispatcher.fetch", "FetchLane._reconcile", "before"),
     "fetch.after_reconcile": ("engine.runtime.dispatcher.fetch", "FetchLane._reconcile", "after"),
@@ -66,8 +70,8 @@ class Order:
         action, _, number = rest.partition(":")
         if point not in POINTS:
             raise ValueError(f"{VARIABLE}: no point {point!r}; there are: {', '.join(sorted(POINTS))}")
-        if action not in ("kill", "stop") and not action.startswith("sleep="):
-            raise ValueError(f"{VARIABLE}: no action {action!r}; there are: kill, stop, sleep=<seconds>")
+        if action not in ("kill", "stop") and not action.startswith(("sleep=", "fail=E")):
+            raise ValueError(f"{VARIABLE}: no action {action!r}; there are: kill, stop, sleep=<seconds>, fail=<errno>")
         return cls(point, action, int(number.rstrip("+") or 1), number.endswith("+"))
 
     def is_due(self, passes: int) -> bool:
@@ -75,13 +79,16 @@ class Order:
         return passes % self.number == 0 if self.repeats else passes == self.number
 
     def carry_out(self) -> None:
-        """Does it to the calling process."""
+        """Does it to the calling process. Raises OSError when that is what it is."""
         if self.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.action == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+        elif self.action.startswith("fail="):
+            number: int = getattr(errno, self.action.removeprefix("fail="))
+            raise OSError(number, os.strerror(number))
         else:
-            time.sleep(float(self.action.partition("=")[2]))
+            time.sleep(float(self.action.removeprefix("sleep=")))
 
 
 class Counters:

@@ -70,6 +70,12 @@ def take(*args: Any, **kwargs: Any) -> None:
     """Takes anything, and does nothing."""
 
 
+@app.task(name="faults.big")
+def big(size: int) -> str:
+    """Returns so many characters."""
+    return "x" * size
+
+
 @app.task(bind=True, name="faults.die")
 def die(self: Any, how: str) -> None:
     """Ends its own process: "SIGKILL", "SIGSEGV", "abort", or an exit status."""
