@@ -11,7 +11,7 @@ import msgspec
 
 from engine.app import codecs, registry, routing
 from engine.app.absent import OF_THE_APP, instead
-from engine.app.calls import check_call
+from engine.app.calls import arguments, check_call
 from engine.app.client import Client
 from engine.app.conf import Conf
 from engine.app.config.values import Value, convert
@@ -185,10 +185,11 @@ class Engine:
     ) -> AsyncResult[Any]:
         """Sends a task by its name, which need not be registered here. Options and errors as `Task.apply_async`."""
         check_call(options, "send_task")
+        positional, named = arguments(args, kwargs, "send_task")
         task = self.find(name)
         if task is not None:
-            return self.send_task_object(task, tuple(args or ()), dict(kwargs or {}), options)
-        return self._send(self.route(name, None), tuple(args or ()), dict(kwargs or {}), options)
+            return self.send_task_object(task, positional, named, options)
+        return self._send(self.route(name, None), positional, named, options)
 
     def send_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
         """Sends signatures, some hundred in a round trip; returns a result for each, in order. When sending fails part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +29,17 @@ def new_id() -> str:
 def check_call(options: Mapping[str, Any], where: str) -> None:
     """Raises TypeError for an option that ``apply_async`` does not know."""
     check_names(options, CALL_NAMES, where)
+
+
+def arguments(args: Any, kwargs: Any, where: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the arguments that a call was given. Raises TypeError, saying what to write, for a single value in the place
+    of a list: text would be taken apart into its characters."""
+    is_list = args is None or isinstance(args, (tuple, list))
+    if not is_list and (isinstance(args, (str, bytes)) or not isinstance(args, Iterable)):
+        raise TypeError(f"{where}: args must be a list or a tuple: write ({args!r},)")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise TypeError(f"{where}: kwargs must be a dict, not {type(kwargs).__name__}")
+    return tuple(args or ()), dict(kwargs or {})
 
 
 def fields_of(options: Mapping[str, Any], now: float) -> dict[str, Any]:

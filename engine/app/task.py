@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from engine.app import codecs, registry, retry
-from engine.app.calls import check_call
+from engine.app.calls import arguments, check_call
 from engine.app.context import Request, current, enter_directly, request_of
 from engine.app.failures import ExceptionInfo
 from engine.app.on_commit import when_committed
@@ -163,7 +163,8 @@ class Task(Generic[P, R]):
         ``retry`` and ``retry_policy`` say, ConfigError without a broker.
         """
         check_call(options, f"{self.name}.apply_async")
-        found: AsyncResult[R] = self.app.send_task_object(self, tuple(args or ()), dict(kwargs or {}), options)
+        positional, named = arguments(args, kwargs, f"{self.name}.apply_async")
+        found: AsyncResult[R] = self.app.send_task_object(self, positional, named, options)
         return found
 
     def delay_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -181,7 +182,7 @@ class Task(Generic[P, R]):
         """As `delay_on_commit`, with options of `apply_async`; ``using`` is the name of a database. What is wrong with
         arguments or options is raised at once: TypeError; ConfigError without Django."""
         check_call(options, f"{self.name}.apply_async_on_commit")
-        positional, named = tuple(args or ()), dict(kwargs or {})
+        positional, named = arguments(args, kwargs, f"{self.name}.apply_async_on_commit")
         if self.code.typing:
             self.check(positional, named)
         when_committed(lambda: self.apply_async(positional, named, **options), using)
@@ -197,7 +198,8 @@ class Task(Generic[P, R]):
         through the codec; retries run at once and count; limits are not enforced. ``throw=True`` raises what it ended
         with."""
         check_call(options, f"{self.name}.apply")
-        found: EagerResult[R] = self.app.apply(self, tuple(args or ()), dict(kwargs or {}), options, throw)
+        positional, named = arguments(args, kwargs, f"{self.name}.apply")
+        found: EagerResult[R] = self.app.apply(self, positional, named, options, throw)
         return found
 
     def map(self, iterable: Iterable[Any]) -> list[AsyncResult[R]]:

@@ -26,11 +26,11 @@ _EXPECTED = "UnreadableDocument"
 def find_documents(limit: int) -> list[Path]:
     """Returns up to ``limit`` documents of this machine's Python: those of its standard library and, when these are
     few, those of installed packages."""
-    found: list[Path] = []
+    found: dict[Path, None] = {}
     for scheme in ("stdlib", "platstdlib", "purelib", "platlib"):
         if len(found) < min(ENOUGH, limit):
-            found += [file for file in _documents_below(Path(sysconfig.get_path(scheme))) if file not in set(found)]
-    return found[:limit]
+            found |= dict.fromkeys(_documents_below(Path(sysconfig.get_path(scheme))))
+    return list(found)[:limit]
 
 
 def run(worker: Worker, limit: int, query: str) -> None:

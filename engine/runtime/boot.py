@@ -16,6 +16,7 @@ from pathlib import Path
 
 from setproctitle import setproctitle
 
+from engine import __version__
 from engine.app.config.loader import Config, lock_path, runtime_dir, socket_path
 from engine.contract.liveness import lock_is_free
 from engine.contract.transport import Worker
@@ -46,6 +47,7 @@ def start(config: Config) -> int:
         os.environ["ENGINE_CONFIG"] = str(config.path.absolute())
     setproctitle(f"engine: supervisor ({settings.engine.name})")
     with _name_lock(config) as name_fd, _incarnation(config) as (worker, worker_fd):
+        log.info("engine %s %s starts: importing %s", settings.engine.name, __version__, settings.engine.app)
         commands = ControlSocket(socket_path(settings))
         commands.listen()
         try:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.app.config.urls import readable, redact, scheme_of
+from engine.app.config.urls import check_url, readable, redact, scheme_of
+
+
+@pytest.mark.parametrize("text", ["rediss", "localhost:6379", "10.0.0.7:5672/vhost", "", "engine.db"])
+def test_what_is_no_url(text: str) -> None:
+    with pytest.raises(ValueError, match=r'^".*" is not a URL such as "sqlite:///engine.db"'):
+        check_url(text)
 
 
 @pytest.mark.parametrize(

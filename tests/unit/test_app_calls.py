@@ -36,6 +36,22 @@ def test_a_plain_call_carries_only_what_it_must(bench: Bench) -> None:
     assert uuid.UUID(result.id).version == 7
 
 
+@pytest.mark.parametrize(
+    ("args", "kwargs", "said"),
+    [
+        (1, None, r"add.apply_async: args must be a list or a tuple: write \(1,\)"),
+        ("abc", None, r"add.apply_async: args must be a list or a tuple: write \('abc',\)"),
+        ((1,), [2], "add.apply_async: kwargs must be a dict, not list"),
+    ],
+)
+def test_arguments_that_are_no_list(bench: Bench, args: Any, kwargs: Any, said: str) -> None:
+    add = bench.app.task(name="add", typing=False)(lambda *numbers: sum(numbers))
+    with pytest.raises(TypeError, match=said):
+        add.apply_async(args, kwargs)
+    add.apply_async(iter([1, 2]))
+    assert bytes(Message.decode(bench.transport.envelopes[0].body).args) == b"[1,2]"
+
+
 def test_all_options_of_a_call(bench: Bench) -> None:
     @bench.app.task
     def add(x: int, y: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 _PASSWORD = re.compile(r"(://[^:/?#@]*):.*@")
 _SECRET = re.compile(r"([?&](?:password|passwd|secret|token|key)=)[^&#]*", re.IGNORECASE)
+_HOST = re.compile(r"[\w.-]+:\d+(/.*)?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9.-]*)(?:\+[A-Za-z0-9.+-]*)?:")
 
 
@@ -22,6 +23,13 @@ def readable(url: str) -> str:
     if url.startswith(prefix) and path and not path.startswith("/"):
         return url.replace(path, str(Path(path).absolute()), 1)
     return redact(url)
+
+
+def check_url(text: str) -> str:
+    """Returns the text. Raises ValueError unless it is a URL, and for "localhost:6379": as one, its scheme is localhost."""
+    if not _SCHEME.match(text) or _HOST.fullmatch(text):
+        raise ValueError(f'"{redact(text)}" is not a URL such as "sqlite:///engine.db" or "redis://localhost/0"')
+    return text
 
 
 def scheme_of(url: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, get_args
 import msgspec
 
 from engine.app.config.durations import DURATION, SIZE, UNITS, exact, rate, seconds, size
-from engine.app.config.urls import readable
+from engine.app.config.urls import check_url, readable
 from engine.app.settings import (
     BrokerSection,
     Duration,
@@ -41,8 +41,6 @@ OPEN = frozenset({"broker", "results"})
 """Sections whose further keys belong to a plugin."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SECRET = re.compile(r"pass(word|wd)|secret|token", re.IGNORECASE)
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_HOST = re.compile(r"[\w.-]+:\d+(/.*)?")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -217,9 +215,7 @@ def _rate(value: Any) -> Any:
 
 
 def _url(value: str | None) -> str | None:
-    if value is not None and (not _SCHEME.match(value) or _HOST.fullmatch(value)):
-        raise ValueError(f'{_shown(value)} is not a URL such as "sqlite:///engine.db" or "redis://localhost/0"')
-    return value
+    return None if value is None else check_url(value)
 
 
 _WORDS: dict[Any, str] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import pluggy
 
-from engine.app.config.urls import redact, scheme_of
+from engine.app.config.urls import check_url, redact, scheme_of
 from engine.app.config.values import from_text
 from engine.app.nearest import did_you_mean
 from engine.app.plugins.entries import Installed, listed
@@ -118,7 +118,10 @@ def _placed(table: BrokerSection | ResultsSection) -> Iterator[None]:
 
 def _find(group: str, hook: str, url: str, plugins: PluginsSection | None) -> Any:
     """Returns what a plugin gave for the URL's scheme."""
-    scheme = scheme_of(url)
+    try:
+        scheme = scheme_of(check_url(url))
+    except ValueError as error:
+        raise PluginError(str(error)) from None
     given = {file: _ask(hook, scheme, file) for file in (plugins.load if plugins is not None else ())}
     claims = [file for file, cls in given.items() if cls is not None]
     if len(claims) > 1:
