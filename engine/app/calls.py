@@ -32,8 +32,8 @@ def check_call(options: Mapping[str, Any], where: str) -> None:
 
 
 def arguments(args: Any, kwargs: Any, where: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Returns the arguments that a call was given. Raises TypeError, saying what to write, for a single value in the place
-    of a list: text would be taken apart into its characters."""
+    """Returns the arguments that a call was given. Raises TypeError, saying what to write, for a single value in the
+    place of a list: text would be taken apart into its characters."""
     is_list = args is None or isinstance(args, (tuple, list))
     if not is_list and (isinstance(args, (str, bytes)) or not isinstance(args, Iterable)):
         raise TypeError(f"{where}: args must be a list or a tuple: write ({args!r},)")

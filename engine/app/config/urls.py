@@ -26,7 +26,7 @@ def readable(url: str) -> str:
 
 
 def check_url(text: str) -> str:
-    """Returns the text. Raises ValueError unless it is a URL, and for "localhost:6379": as one, its scheme is localhost."""
+    """Returns the text. Raises ValueError unless it is a URL, and for "localhost:6379", whose scheme were localhost."""
     if not _SCHEME.match(text) or _HOST.fullmatch(text):
         raise ValueError(f'"{redact(text)}" is not a URL such as "sqlite:///engine.db" or "redis://localhost/0"')
     return text
