@@ -99,7 +99,7 @@ class Delivery(msgspec.Struct, frozen=True):
     """May another run of it be going on? (After a lost connection, where the broker redelivers what still runs.)"""
     copied: bool = False
     """With ``gate``: is it there because another copy of it may be, and not because a connection was lost? (Where a
-    give-back is a new message, and the old one ends behind it.)"""
+    give-back or a retry is a new message, and the old one ends behind it.)"""
 
 
 Counts: TypeAlias = Literal["nothing", "delivery", "crash"]

@@ -125,8 +125,11 @@ def outgoing(envelope: Envelope, due: float | None, now: float) -> Outgoing:
 
 
 def copy_of(entry: Entry, at: float | None, now: float, *, deliveries: int = 0, crashes: int = 0) -> Outgoing:
-    """Returns the message of an entry once more, for the front of its queue, or for ``at``. Adds to its counts."""
+    """Returns the message of an entry once more, for the front of its queue, or for ``at``. Adds to its counts: then it
+    was decided what became of its run."""
     headers = _kept(entry, entry.deliveries - 1 + deliveries, entry.crashes + crashes)
+    if deliveries:
+        headers.pop("engine-replayed", None)
     headers["engine-copy"] = True
     level = entry.priority if at is not None else names.FRONT
     return _addressed(entry.id, entry.queue, level, entry.priority, entry.body, headers, at, now)

@@ -64,7 +64,7 @@ def tell(death: wire.Death, held: Held, end: ends.End) -> None:
         death.slot,
         death.pid,
         _cause(death, end),
-        _next(held, end),
+        follows(held, end),
         extra=held.fields,
     )
 
@@ -83,7 +83,8 @@ def _cause(death: wire.Death, end: ends.End) -> str:
     return f"{death.cause} after it had started"
 
 
-def _next(held: Held, end: ends.End) -> str:
+def follows(held: Held, end: ends.End) -> str:
+    """Returns what happens next, for the log."""
     settlement = end.settlement
     if isinstance(settlement, Release):
         if settlement.counts == "crash":

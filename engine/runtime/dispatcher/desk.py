@@ -11,13 +11,11 @@ import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-import msgspec
-
 from engine.app import commands, ends
 from engine.app.settings import Settings
 from engine.contract.message import Batch, Envelope, Message
 from engine.contract.results import FINAL_STATES, Record
-from engine.contract.transport import Ack, Dead, DeadLetter, Delivery, Reconciled, Release, TakenOver
+from engine.contract.transport import Ack, DeadLetter, Delivery, Reconciled, Release, TakenOver
 from engine.errors import MessageError
 from engine.runtime.dispatcher import attribution
 from engine.runtime.dispatcher.crew import Crew, Run
@@ -86,6 +84,7 @@ class Desk:
     def configure(self, settings: Settings) -> None:
         """Takes the settings: at the start, and after a reload."""
         worker = settings.worker
+        self.max_crashes = worker.max_crashes
         self.concurrency = worker.concurrency or len(os.sched_getaffinity(0))
         self._pinned = worker.prefetch is not None
         self.prefetch = Prefetch(worker.prefetch_max, worker.prefetch)
@@ -140,8 +139,8 @@ class Desk:
         self.handoff.paused = False
         unsettled = self.settler.claims()
         lost = set(result.lost) - unsettled
-        running = self.handoff.forget(lost)
-        self.gate.reconciled(result.lost)
+        dropped, running = self.handoff.forget(lost)
+        self.gate.reconciled(result.lost, dropped)
         if lost or result.returned:
             log.info(
                 "claims compared with the broker: %d were gone (%d of them run on, their ends will be refused), "
@@ -190,16 +189,11 @@ class Desk:
         self.settler.submit([end_item(message, end, buried)])
         self.run_hooks(held, end)
 
-    def bury(self, held: Held, reason: str) -> None:
-        """Makes a dead letter of a message in hand that came too often, and records its end."""
-        log.error("message is a dead letter: %s", reason, extra=held.fields)
-        letter = DeadLetter(
-            held.message.id, held.delivery.queue, reason, time.time(), held.deliveries, held.crashes, held.delivery.body
-        )
-        end = attribution.buried(held.message, letter, held.info)
-        settlement = Dead(held.claim, reason, end.settlement.record)
-        item = end_item(held.message, msgspec.structs.replace(end, settlement=settlement), held.delivery)
-        self.settler.submit([item])
+    def crashed(self, held: Held, cause: str) -> None:
+        """Ends a run that had begun elsewhere, by the death of its worker."""
+        end = ends.lost(held.message, held, held.info, cause, self.max_crashes)
+        log.error("task lost after it had started: %s; %s", cause, attribution.follows(held, end), extra=held.fields)
+        self.settler.submit([end_item(held.message, end, held.delivery)])
         self.run_hooks(held, end)
 
     def ordered(self, order: commands.Revoke) -> None:

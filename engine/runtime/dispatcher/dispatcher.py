@@ -98,9 +98,7 @@ class Dispatcher:
         self._gathering = Gathering()
         self._children = Children(self._publisher, self._worker, self._gathering)
         self._clients = Clients(self._publisher, self._poller, self._worker, self._gathering)
-        self._outcomes = Outcomes(
-            wiring.outcomes, self._desk, self._children, settings.worker.max_crashes, self._worker
-        )
+        self._outcomes = Outcomes(wiring.outcomes, self._desk, self._children, self._worker)
         self._fetcher = FetchLane(self._board, self._link, self._mailbox, self._desk, settings.worker)
         self._observers = self._load_observers(settings)
         self._finishing = False
@@ -127,7 +125,7 @@ class Dispatcher:
         while not self._finishing:
             self._board.stamp_lane(_INDEX, working=False)
             self._let_gather()
-            events = self._poller.poll(self._timeout(), 256)
+            events = self._poller.poll(min(self._timeout(), self._desk.gate.rest(time.monotonic())), 256)
             self._board.stamp_lane(_INDEX, working=True)
             self._turn(events)
         return self._finish()
@@ -175,12 +173,12 @@ class Dispatcher:
         self._publisher.record = desk.record
         gate, capabilities = desk.gate, self._link.transport.capabilities
         gate.active = not capabilities.keeps_claims and not capabilities.in_process
-        gate.store = desk.record
-        gate.bury = desk.bury
+        gate.crashed = desk.crashed
+        gate.judge_death = outcomes.judge
         if gate.active:
             self._fetcher.most_deliveries = NO_LIMIT
         if self._link.results is not None:
-            gate.look = self._publisher.look_up
+            gate.use_results(self._publisher.look_up, desk.record)
         self._settler.translate = gate.translate
         self._settler.on_ended = gate.settled
         if self._observers is not None:
@@ -294,7 +292,6 @@ class Dispatcher:
     def _reconfigure(self, settings: Settings) -> None:
         self._desk.configure(settings)
         self._fetcher.configure(settings.worker)
-        self._outcomes.max_crashes = settings.worker.max_crashes
         self._link.change_queues(settings.worker.queues)
 
     def _reconciled(self, result: Reconciled) -> None:

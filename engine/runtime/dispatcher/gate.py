@@ -1,143 +1,150 @@
 """Runs in the dispatcher: the gate of deliveries whose task may be running already. Main lane.
 
 A broker whose claims end with the connection (RabbitMQ) delivers again, at once, what still runs. Such a delivery waits
-here until it is known what became of the run before it:
+here until it is known what became of the run before it. The first of these rules that fits decides:
 
-- It is in hand here: the run takes over the new claim, and its end settles it.
-- It ended here, but the settlement came too late: the new claim is settled as the old one was to be.
-- The task's record says that it ended, or was retried further: acknowledged and dropped.
-- A mark says that another worker has it, and the mark moves, and the worker's lock is held: look again later.
-- Otherwise it runs, marked, so that others wait for us; one that is marked and came too often is a dead letter. (That
-  a connection is lost is a delivery there: it says nothing of a run that goes on, nor of what was never begun.)
+1. It runs here. If the run's claim is gone, the run takes over the new one, and its end settles that. If not, the same
+   task was sent twice: it waits for the end of the run.
+2. Another delivery of it is in hand here, or an end is on its way to the broker: it waits for that.
+3. It ended here, and the settlement came too late: the new claim is settled as the old one was to be.
+4. The task's record or a mark says that it has ended, or was retried further: acknowledged and dropped.
+5. A mark says that its child died, when no dispatcher was there to settle that: the death is judged now.
+6. A mark says that another worker has it. While that lives, and the mark moves, it waits. When the worker is dead, a
+   run that had begun counts a crash, as if its child had died; one that had not begun counts nothing, and runs.
+7. Otherwise it is marked as ours, and runs: when no mark says who had it, after `HOLD`.
 
-Marks are records of their own (``gate:<id>``), kept in the result backend: what users see of a task is not overwritten,
-and a task whose result is ignored has one too. A worker marks what it runs when it loses its connection. Without a
-result backend only what this dispatcher itself knows decides.
+Each is looked at when it comes, when its next look is due, and when something is learnt of its task. Rules 1 to 3 need
+only what is known here; for the others records and marks are looked up, of many tasks in one call. Without a result
+backend there are none, and the first three rules and the last decide.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from engine.app import wire
 from engine.contract.liveness import GRACE, lock_is_free
 from engine.contract.message import Message
 from engine.contract.results import Record
 from engine.contract.transport import Ack, Again, Dead, Settlement, Worker
+from engine.runtime.dispatcher import marks
+from engine.runtime.dispatcher.candidates import NEVER, Candidate, Candidates
 from engine.runtime.dispatcher.crew import Crew, Run
-from engine.runtime.dispatcher.fetch import MAX_DELIVERIES
+from engine.runtime.dispatcher.endings import Endings, retries_of
 from engine.runtime.dispatcher.filters import facts_of
 from engine.runtime.dispatcher.handout import Handoff, Held
+from engine.runtime.dispatcher.marks import Mark, Marks
 from engine.runtime.dispatcher.settle import Item, Settler
 
 log = logging.getLogger("engine.dispatcher")
 
 HOLD = 1.0
-"""Seconds between two looks. Before the first, whoever has the run marks it: a dispatcher that was killed is replaced,
-and connected, sooner."""
+"""Seconds for which what may run elsewhere waits for a mark; and between two looks. Until then whoever has the run has
+marked it: a dispatcher that was killed is replaced, and connected, sooner."""
+BEGUN_EVERY = 0.02
+"""Seconds between two looks at the board for what has passed the gate and not begun."""
 PATIENCE = 4.0
 """Further seconds that may pass before what no child has taken goes back: it would have to wait at a gate again."""
-RECENT = 10.0
-"""Seconds for which the broker may have lost an acknowledgement that it has confirmed."""
-REMEMBERED = 600.0
-"""Seconds for which an end is remembered, here and by its mark."""
-_MOST_MARKS = 10_000
-_STATE = "GATE"
+LOOKED_UP_AT_ONCE = 500
+"""Most tasks that are looked up in one call."""
 
 Look: TypeAlias = Callable[[list[str], Callable[[Mapping[str, Record] | None], None]], None]
 """Gets records in the publish lane, and makes the call in the main lane; with None when they cannot be read now."""
-Store: TypeAlias = Callable[[Sequence[Record], Callable[[], None]], None]
 
 
-class Mark(msgspec.Struct, omit_defaults=True):
-    """The body of a mark."""
+class _Known(NamedTuple):
+    """What this dispatcher has in hand, at one moment."""
 
-    owner: str
-    retries: int | None = None
-    """Of the run; None: not known, as it was begun by a dispatcher that died."""
-    done: bool = False
-    lock: str = ""
-    boot_id: str = ""
-    """Of the owner, as in `Worker`: on the same host its death is seen at once."""
-
-
-class _Waiting:
-    """A delivery at the gate."""
-
-    __slots__ = ("held", "look_at", "looking", "moved", "seen")
-
-    def __init__(self, held: Held, now: float) -> None:
-        self.held = held
-        self.look_at = now if held.delivery.copied else now + HOLD
-        self.looking = False
-        self.seen = 0.0
-        """The stamp of somebody else's mark."""
-        self.moved = now
-        """When that was seen to move."""
+    runs: Mapping[str, Run]
+    """By task: what children run, and has not ended."""
+    in_hand: Collection[str]
+    """Tasks that were handed out, or are about to be."""
 
 
 class Gate:
-    """What waits, and what is known of runs whose claims were lost."""
+    """Who waits, and what is decided."""
 
-    def __init__(self, crew: Crew, handoff: Handoff, settler: Settler, worker: Worker) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        handoff: Handoff,
+        settler: Settler,
+        worker: Worker,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.active = False
         """Do the broker's claims end with the connection? If not, nothing ever waits here."""
-        self.look: Look | None = None
-        """None: there is no result backend."""
-        self.store: Store = lambda records, then: then()
-        self.bury: Callable[[Held, str], None] = lambda held, reason: None
-        """Ends a message as a dead letter."""
+        self.crashed: Callable[[Held, str], None] = lambda held, cause: None
+        """Ends a run whose worker died, of a cause."""
+        self.judge_death: Callable[[Held, wire.Death], None] = lambda held, death: None
+        """Ends a run whose child died."""
+        self.marks = Marks(worker, clock)
+        self.endings = Endings()
         self._crew = crew
         self._handoff = handoff
         self._settler = settler
-        self._worker = worker.id
-        self._lock = worker.lock
-        self._boot_id = worker.boot_id
-        self._dead_after = worker.dead_after
+        self._worker = worker
+        self._clock = clock
+        self._look: Look | None = None
+        """None: there is no result backend."""
+        self._candidates = Candidates()
+        self._passing: dict[bytes, Held] = {}
+        """By claim: what leaves once its mark is stored, or removed."""
+        self._lost: set[bytes] = set()
+        """Claims that were gone at the last comparison."""
+        self._swapped: dict[bytes, bytes] = {}
+        """By the claim of a run: the one that it has taken over."""
+        self._returning: dict[str, int] = {}
+        """By id: deliveries of what was in hand, and had not begun, when its claim was lost."""
         self._unlocked: dict[str, float] = {}
         """Owners of marks whose lock is free: since when."""
-        self._waiting: dict[bytes, _Waiting] = {}
-        self._lost: set[bytes] = set()
-        self._swapped: dict[bytes, bytes] = {}
-        self._marks: dict[str, int | None] = {}
-        self._ended: dict[str, tuple[int, Settlement, float]] = {}
-        self._recent: deque[tuple[float, list[tuple[str, int, bool]]]] = deque()
-        """What was settled lately: when, and (id, retries, does a record tell that it ended?)."""
-        self._removals: deque[tuple[float, list[str]]] = deque()
-        self._beat_at = 0.0
+        self._board_at = 0.0
+
+    def use_results(self, look: Look, store: marks.Store) -> None:
+        """Says how records and marks are read and written. Once, before anything else."""
+        self._look = look
+        self.marks.store = store
+        self.endings.told_by_records = True
 
     # What comes and goes.
 
     def admit(self, held: list[Held]) -> list[Held]:
         """Returns what may be handed out now; the rest waits here."""
-        if not any(one.delivery.gate for one in held):
+        came = [one for one in held if one.delivery.gate] if self.active else ()
+        if not came:
             return held
-        now = time.monotonic()
-        for one in held:
-            if one.delivery.gate:
-                self._waiting[one.claim] = _Waiting(one, now)
+        first = [one for one in held if not one.delivery.gate]
+        now, known = self._clock(), self._known({one.message.id for one in first})
+        for one in came:
+            candidate = self._candidates.add(one, now if self._needs_no_hold(one) else now + HOLD)
+            if not self._decide(candidate, known, now):
+                self._candidates.schedule(candidate, now)
         self.update(now)
-        return [one for one in held if not one.delivery.gate]
+        return first
 
     @property
     def waiting(self) -> int:
         """Returns how many wait here."""
-        return len(self._waiting)
+        return len(self._candidates) + len(self._passing)
 
     def claims(self) -> set[bytes]:
         """Returns the claims of what waits, and those that runs have taken over."""
-        return {*self._waiting, *self._swapped.values()}
+        return {*self._candidates.claims(), *self._passing, *self._swapped.values()}
 
     def take(self, is_wanted: Callable[[Held], bool] = lambda held: True) -> list[Held]:
         """Takes out what waits and is wanted: it is the caller's now."""
-        taken = [waiting.held for waiting in self._waiting.values() if is_wanted(waiting.held)]
+        taken = [held for held in self._passing.values() if is_wanted(held)]
         for held in taken:
-            del self._waiting[held.claim]
+            del self._passing[held.claim]
+        for candidate in self._candidates.all():
+            if is_wanted(candidate.held):
+                self._candidates.remove(candidate)
+                taken.append(candidate.held)
         return taken
 
     def translate(self, items: Iterable[Item]) -> None:
@@ -148,92 +155,156 @@ class Gate:
                 if claim is not None and item.settlement is not None:
                     item.settlement = msgspec.structs.replace(item.settlement, claim=claim)
 
-    # Lost connections.
+    def update(self, now: float) -> None:
+        """Looks and stamps, where that is due. Once a turn of the main loop."""
+        if not self.active:
+            return
+        if due := self._candidates.due(now):
+            self._look_at(due, now)
+        if self.marks.unbegun and now >= self._board_at:
+            self._board_at = now + BEGUN_EVERY
+            running = self._running()
+            self.marks.begin({id: running[id] for id in self.marks.unbegun & running.keys()})
+        if now >= self.marks.beat_at:
+            self.marks.beat(now, self._begun(), self._in_hand())
+            self.endings.prune(now)
+
+    def rest(self, now: float) -> float:
+        """Returns how many seconds may pass until the next `update`."""
+        if not self.active:
+            return NEVER
+        board_at = self._board_at if self.marks.unbegun else NEVER
+        beat_at = self.marks.beat_at if self.marks else NEVER
+        return max(0.0, min(self._candidates.next_due(), board_at, beat_at) - now)
+
+    # What is learnt.
 
     def disconnected(self) -> None:
         """The connection was lost, and the claims with it: tells others what runs here, and what has just ended."""
-        if not self.active:
-            return
-        now = time.monotonic()
-        for run in self._runs().values():
-            held = self._handoff.inflight.get(run.sequence)
-            self._marks[run.id] = None if held is None else held.message.retries
-        done = self._forget_recent(now)
-        self._store_marks({**{id: (retries, False) for id, retries in self._marks.items()}, **done})
-        self._beat_at = now + self._dead_after / 10
+        if self.active:
+            # In this order: of a task that ended to be retried, the next run may have begun.
+            self.marks.end(self.endings.connection_lost(self._clock()))
+            self.marks.begin(self._begun())
 
-    def reconciled(self, lost: Iterable[bytes]) -> None:
-        """The claims were compared: these are gone, and what waited under them."""
+    def reconciled(self, lost: Iterable[bytes], dropped: Iterable[Held]) -> None:
+        """The claims were compared: these are gone. ``dropped`` was in hand under them, and had not begun."""
         if not self.active:
             return
         self._lost = set(lost)
-        for claim in self._lost:
-            self._waiting.pop(claim, None)
-        kept = {run.id for run in self._runs().values() if self._claim_of(run) not in self._lost}
-        self._marks = {id: retries for id, retries in self._marks.items() if id not in kept}
+        passing = [held for claim, held in self._passing.items() if claim in self._lost]
+        self._returning = {held.message.id: held.deliveries for held in (*dropped, *passing)}
+        self.take(lambda held: held.claim in self._lost)
+        self.marks.end({}, [id for id in self._returning if id in self.marks.unbegun])
 
     def settled(self, items: Sequence[Item], stale: frozenset[bytes]) -> None:
         """Runs have ended; the settlements of ``stale`` claims were refused."""
         if not self.active:
             return
-        now = time.monotonic()
-        self._recent.append((now, [one for item in items if (one := _finished(item)) is not None]))
-        while self._recent and self._recent[0][0] < now - RECENT:
-            self._recent.popleft()
-        if not stale and not self._marks:
+        now = self._clock()
+        self.endings.acknowledged(items, now)
+        if not (stale or self.marks or self._candidates):
             return
-        done: dict[str, tuple[int | None, bool]] = {}
+        done: dict[str, int | None] = {}
         gone: list[str] = []
         for item in items:
-            settlement = item.settlement
-            refused = item.claim in stale
-            if settlement is None or not (refused or item.id in self._marks):
+            is_stale, waits, is_marked = item.claim in stale, self._candidates.of(item.id), item.id in self.marks
+            if item.settlement is None or not (is_stale or waits or is_marked):
                 continue
-            self._marks.pop(item.id, None)
-            retries = _retries(item)
-            if refused and retries is not None:
-                self._ended[item.id] = (retries, settlement, now)
-            if isinstance(settlement, Ack | Dead) or (isinstance(settlement, Again) and not refused):
-                done[item.id] = (retries, True)
-            else:
+            self.endings.settled(item, now, is_stale=is_stale)
+            if self._is_done(item, is_stale) and (is_marked or (is_stale and retries_of(item) is not None)):
+                done[item.id] = retries_of(item)
+            elif is_marked:
                 gone.append(item.id)
-        self._store_marks(done)
-        self._remove(gone)
-
-    def update(self, now: float) -> None:
-        """Decides, looks and stamps what is due. Once a turn of the main loop."""
-        if self._waiting:
-            self._decide(now)
-            self._look_up(now)
-        if self._marks and now >= self._beat_at:
-            self._beat_at = now + self._dead_after / 10
-            here = {run.id for run in self._runs().values()} | {
-                held.message.id for held in self._handoff.inflight.values()
-            }
-            self._marks = {id: retries for id, retries in self._marks.items() if id in here}
-            self._store_marks({id: (retries, False) for id, retries in self._marks.items()})
-        while self._removals and self._removals[0][0] <= now:
-            self._remove(self._removals.popleft()[1])
+            for candidate in waits:
+                self._hurry(candidate, now)
+        self.marks.end(done, gone)
 
     # Decisions.
 
-    def _decide(self, now: float) -> None:
-        """Settles what is known here."""
-        runs = self._runs()
-        for claim, waiting in list(self._waiting.items()):
-            message = waiting.held.message
-            run = runs.get(message.id)
-            if run is not None:
-                if self._claim_of(run) in self._lost:
-                    self._take_over(waiting.held, run)
-                    del self._waiting[claim]
-                else:
-                    waiting.look_at = now + HOLD  # the same task, sent twice: it waits for the end of that run
-            elif message.id in self._marks:
-                waiting.look_at = now + HOLD  # another copy of it is about to run
-            elif (ended := self._ended.get(message.id)) is not None and ended[0] >= message.retries:
-                del self._waiting[claim]
-                self._end(waiting.held, ended[1] if ended[0] == message.retries else Ack(claim), "it ended here")
+    def _look_at(self, due: Sequence[Candidate], now: float) -> None:
+        known = self._known()
+        unknown = [candidate for candidate in due if not self._decide(candidate, known, now)]
+        if self._look is None:
+            for candidate in unknown:
+                if not self._decide(candidate, known, now):  # of two copies the first has just passed
+                    self._pass_unknown(candidate, 0.0, now)
+            return
+        for start in range(0, len(unknown), LOOKED_UP_AT_ONCE):
+            self._look_up(self._look, unknown[start : start + LOOKED_UP_AT_ONCE])
+
+    def _look_up(self, look: Look, batch: Sequence[Candidate]) -> None:
+        ids = [candidate.held.message.id for candidate in batch]
+        look([*ids, *map(marks.mark_id, ids)], lambda records: self._found(batch, records))
+
+    def _found(self, batch: Sequence[Candidate], records: Mapping[str, Record] | None) -> None:
+        now, known = self._clock(), self._known()
+        for candidate in batch:
+            if candidate not in self._candidates:
+                continue
+            if records is None:
+                self._candidates.schedule(candidate, now + HOLD)
+            elif not self._decide(candidate, known, now):
+                self._decide_by_records(candidate, records, now)
+
+    def _decide(self, candidate: Candidate, known: _Known, now: float) -> bool:
+        """Sees to it by what is known here: rules 1 to 3. False: nothing is."""
+        held = candidate.held
+        id, run = held.message.id, known.runs.get(held.message.id)
+        if run is not None and self._claim_of(run) in self._lost:
+            self._candidates.remove(candidate)
+            self._take_over(held, run)
+        elif run is not None or id in self.marks or id in known.in_hand:
+            self._candidates.schedule(candidate, now + HOLD)
+        elif (settlement := self.endings.settlement_of(held.message)) is not None:
+            self._candidates.remove(candidate)
+            self._settle(held, settlement, "it ended here")
+        else:
+            return False
+        return True
+
+    def _decide_by_records(self, candidate: Candidate, records: Mapping[str, Record], now: float) -> None:
+        """Sees to it by what the result backend tells: rules 4 to 7."""
+        held = candidate.held
+        id = held.message.id
+        found = records.get(marks.mark_id(id))
+        mark, stamp = marks.read(found), 0.0 if found is None else found.sent
+        verdict = judge(held.message, records.get(id), mark, self._worker.id)
+        if verdict == "drop":
+            self._candidates.remove(candidate)
+            self._settle(held, Ack(b""), "it has ended")
+        elif verdict == "unknown" or mark is None:
+            self._pass_unknown(candidate, stamp, now)
+        elif verdict == "run":
+            self._pass(candidate, stamp)
+        elif mark.death is not None:
+            death = mark.death
+            self._leave(candidate)
+            self.marks.remove([id], lambda: self._go_on(held, lambda held: self.judge_death(held, death)))
+        elif not self._is_dead(mark, stamp, candidate, now):
+            if candidate.due == NEVER:
+                self._candidates.schedule(candidate, now + HOLD)
+        elif mark.begun:
+            self._leave(candidate)
+            self.marks.remove([id], lambda: self._go_on(held, lambda held: self.crashed(held, "its worker died")))
+        else:
+            log.info("task came again, and the worker that had it is dead: it had not begun", extra=held.fields)
+            self._pass(candidate, stamp)
+
+    def _is_dead(self, mark: Mark, stamp: float, candidate: Candidate, now: float) -> bool:
+        """Is the owner of a mark dead? Elsewhere: silent. On this host: of another boot, or its lock is free, and was
+        `GRACE` seconds ago."""
+        if stamp != candidate.stamp:
+            candidate.stamp, candidate.moved = stamp, now
+        me = self._worker
+        if now - candidate.moved >= me.dead_after or (mark.host == me.host and mark.boot_id != me.boot_id):
+            return True
+        if mark.boot_id != me.boot_id or not lock_is_free(mark.lock):
+            self._unlocked.pop(mark.owner, None)
+            return False
+        since = self._unlocked.setdefault(mark.owner, now)
+        if now - since < GRACE:
+            self._candidates.schedule(candidate, since + GRACE)
+        return now - since >= GRACE
 
     def _take_over(self, held: Held, run: Run) -> None:
         """The run that goes on gets the new claim."""
@@ -244,170 +315,97 @@ class Gate:
         self._swapped[known.claim] = held.claim
         log.info("task came again while it runs here: it runs on", extra=held.fields)
 
-    def _end(self, held: Held, settlement: Settlement, why: str) -> None:
+    def _settle(self, held: Held, settlement: Settlement, why: str) -> None:
         log.info("message of a task that came again is settled, not run: %s", why, extra=held.fields)
         changed = msgspec.structs.replace(settlement, claim=held.claim, record=None)
         message = held.message
         self._settler.submit([Item(message.task, message.id, changed, facts=facts_of(message, held.delivery))])
 
-    def _look_up(self, now: float) -> None:
-        due = [one for one in self._waiting.values() if now >= one.look_at and not one.looking]
-        if not due:
-            return
-        if self.look is None:
-            for waiting in due:
-                self._pass(waiting, begun=True)
-            return
-        ids = [waiting.held.message.id for waiting in due]
-        for waiting in due:
-            waiting.looking = True
-        self.look([*ids, *map(_mark_id, ids)], lambda records: self._found(due, records))
+    def _pass_unknown(self, candidate: Candidate, stamp: float, now: float) -> None:
+        """Lets it run if whoever has it would have told by now."""
+        if now >= candidate.hold_until:
+            self._pass(candidate, stamp)
+        else:
+            self._candidates.schedule(candidate, candidate.hold_until)
 
-    def _found(self, due: list[_Waiting], records: Mapping[str, Record] | None) -> None:
-        now = time.monotonic()
-        for waiting in due:
-            waiting.looking = False
-            waiting.look_at = now + HOLD
-            if records is None or waiting.held.claim not in self._waiting:
-                continue
-            message = waiting.held.message
-            if message.id in self._marks:
-                continue  # another copy of it has just passed
-            found = records.get(_mark_id(message.id))
-            mark = _body(found)
-            verdict = judge(message, records.get(message.id), mark, self._worker)
-            if verdict == "wait" and found is not None and mark is not None:
-                if found.sent != waiting.seen:
-                    waiting.seen, waiting.moved = found.sent, now
-                if not self._is_dead(mark, waiting, now) and now - waiting.moved < self._dead_after:
-                    continue
-                log.warning(
-                    "task came again, and the worker that ran it is silent: it runs again", extra=waiting.held.fields
-                )
-            if verdict == "drop":
-                del self._waiting[waiting.held.claim]
-                self._end(waiting.held, Ack(b""), "it has ended")
-            else:
-                self._pass(waiting, begun=found is not None)
+    def _pass(self, candidate: Candidate, stamp: float) -> None:
+        """Lets it run, once it is marked as ours, over a mark of this stamp."""
+        held = candidate.held
+        self._leave(candidate)
+        self.marks.hold(held.message.id, held.message.retries, stamp, lambda: self._go_on(held, self._hand_out))
 
-    def _is_dead(self, mark: Mark, waiting: _Waiting, now: float) -> bool:
-        """Is the lock of this host's worker free, and was it `GRACE` seconds ago?"""
-        if mark.boot_id != self._boot_id or not lock_is_free(mark.lock):
-            self._unlocked.pop(mark.owner, None)
-            return False
-        if now - self._unlocked.setdefault(mark.owner, now) >= GRACE:
-            return True
-        waiting.look_at = now + GRACE
-        return False
+    def _leave(self, candidate: Candidate) -> None:
+        self._candidates.remove(candidate)
+        self._passing[candidate.held.claim] = candidate.held
 
-    def _pass(self, waiting: _Waiting, *, begun: bool) -> None:
-        """Lets it run, marked as ours first; not one that may have ``begun`` each of too many times."""
-        held = waiting.held
-        del self._waiting[held.claim]
-        if begun and held.deliveries > MAX_DELIVERIES:
-            self.bury(held, f"delivery limit: its worker was lost in {held.deliveries - 1} deliveries")
-            return
-        message = held.message
-        if self.look is None:
-            self._hand_out(held)
-            return
-        self._marks[message.id] = message.retries
-        self._store_marks({message.id: (message.retries, False)}, lambda: self._hand_out(held))
+    def _go_on(self, held: Held, then: Callable[[Held], None]) -> None:
+        """Goes on with what leaves, unless somebody took it meanwhile, or its claim was lost."""
+        if self._passing.pop(held.claim, None) is not None:
+            then(held)
 
     def _hand_out(self, held: Held) -> None:
-        if held.claim not in self._lost:
-            held.came = time.monotonic() + PATIENCE
-            self._handoff.add([held])
+        held.came = self._clock() + PATIENCE
+        self._handoff.add([held])
 
-    # Marks.
+    def _hurry(self, candidate: Candidate, now: float) -> None:
+        """Something was learnt of its task. If it is being looked up, that is seen when the answer is there."""
+        if candidate.due != NEVER:
+            self._candidates.schedule(candidate, now)
 
-    def _store_marks(
-        self, marks: Mapping[str, tuple[int | None, bool]], then: Callable[[], None] = lambda: None
-    ) -> None:
-        if self.look is None or not marks:
-            then()
-            return
-        stamp = time.time()
-        encode = msgspec.json.encode
-        self.store(
-            [
-                Record(_mark_id(id), _STATE, stamp, 0, 0, encode(self._mark(retries, done)), final=done)
-                for id, (retries, done) in marks.items()
-            ],
-            then,
-        )
-        done = [id for id, (_, done) in marks.items() if done]
-        if done:
-            self._removals.append((time.monotonic() + REMEMBERED, done))
+    # What is known.
 
-    def _mark(self, retries: int | None, done: bool) -> Mark:
-        return Mark(self._worker, retries, done, self._lock, self._boot_id)
+    def _needs_no_hold(self, held: Held) -> bool:
+        """May it run without `HOLD`? So where another copy may be there: that passes a gate as well. And what was
+        in hand here, had not begun, and has one delivery more, was in nobody's hands in between."""
+        return held.delivery.copied or self._returning.pop(held.message.id, -1) == held.deliveries - 1
 
-    def _remove(self, ids: Iterable[str]) -> None:
-        """Removes marks, unless they are ours again."""
-        stamp = time.time()
-        records = [Record(_mark_id(id), _STATE, stamp, 0, 0, b"", keep=False) for id in ids if id not in self._marks]
-        if records and self.look is not None:
-            self.store(records, lambda: None)
+    def _is_done(self, item: Item, is_stale: bool) -> bool:
+        """Must a mark tell that this has ended? Not where a record does, nor where it is to run again."""
+        again = isinstance(item.settlement, Again) and not is_stale
+        return (again or isinstance(item.settlement, Ack | Dead)) and not self.endings.is_told(item)
 
-    def _forget_recent(self, now: float) -> dict[str, tuple[int | None, bool]]:
-        """Remembers what was settled in the last seconds as ended; returns what no record tells to others."""
-        self._ended = {id: end for id, end in self._ended.items() if end[2] > now - REMEMBERED}
-        done: dict[str, tuple[int | None, bool]] = {}
-        for _, ends in self._recent:
-            for id, retries, is_told in ends:
-                self._ended[id] = (retries, Ack(b""), now)
-                if not is_told:
-                    done[id] = (retries, True)
-        self._recent.clear()
-        return dict(list(done.items())[-_MOST_MARKS:])
-
-    # What is in hand.
+    def _known(self, coming: Collection[str] = ()) -> _Known:
+        return _Known(self._runs(), {*coming, *self._handoff.ids()})
 
     def _runs(self) -> dict[str, Run]:
+        """Returns what children have in hand whose end has not been seen."""
         ended = self._crew.ended
         return {run.id: run for run in self._crew.running() if run.claim and ended[run.slot] < run.sequence}
+
+    def _running(self) -> dict[str, int | None]:
+        """Returns the tasks that children run, with their retries."""
+        inflight = self._handoff.inflight
+        known = {id: inflight.get(run.sequence) for id, run in self._runs().items()}
+        return {id: None if held is None else held.message.retries for id, held in known.items()}
+
+    def _begun(self) -> dict[str, int | None]:
+        """Returns the tasks whose runs have begun and are not settled, with their retries."""
+        settling = {item.id: retries_of(item) for item in self._settler.unsettled() if item.started and item.claim}
+        return {**settling, **self._running()}
+
+    def _in_hand(self) -> set[str]:
+        settling = [item.id for item in self._settler.unsettled()]
+        return {*settling, *self._handoff.ids(), *(held.message.id for held in self._passing.values())}
 
     def _claim_of(self, run: Run) -> bytes:
         return self._swapped.get(run.claim, run.claim)
 
 
-def judge(message: Message, record: Record | None, mark: Mark | None, worker: str) -> Literal["run", "wait", "drop"]:
-    """Says what to do with a message that came again, by what the result backend tells of its task."""
+Verdict: TypeAlias = Literal["run", "wait", "drop", "unknown"]
+
+
+def judge(message: Message, record: Record | None, mark: Mark | None, worker: str) -> Verdict:
+    """Says what to do with a message that came again, by what the result backend tells of its task. "wait": while the
+    owner of the mark lives, unless it tells of a death; "unknown": nothing tells who had it."""
     if record is not None:
         mine, theirs = (message.sent, message.retries), (record.sent, record.retries)
         if theirs > mine or (theirs == mine and record.final):
             return "drop"
-    if mark is None or (mark.owner == worker and not mark.done):
-        return "run"
+    if mark is None:
+        return "unknown"
+    if mark.retries is not None and mark.retries != message.retries:
+        return "drop" if mark.retries > message.retries else "unknown"
     if mark.done:
-        return "drop" if mark.retries is not None and mark.retries >= message.retries else "run"
-    return "wait"
-
-
-def _retries(item: Item) -> int | None:
-    """Returns which retry of its task an item ends; None: it ends no run."""
-    if item.outcome is not None:
-        return item.outcome.retries
-    return item.facts[1] if item.facts is not None and item.started else None
-
-
-def _finished(item: Item) -> tuple[str, int, bool] | None:
-    """Returns what to keep of an item for a while, if it ended a delivery."""
-    retries = _retries(item)
-    if retries is None or not isinstance(item.settlement, Ack | Again | Dead):
-        return None
-    return item.id, retries, item.record is not None and item.record.final
-
-
-def _mark_id(id: str) -> str:
-    return f"gate:{id}"
-
-
-def _body(record: Record | None) -> Mark | None:
-    if record is None:
-        return None
-    try:
-        return msgspec.json.decode(record.body, type=Mark)
-    except msgspec.MsgspecError:
-        return None
+        return "unknown" if mark.retries is None else "drop"
+    # One of ours that is not in hand: the dispatcher before this one had it.
+    return "run" if mark.owner == worker and mark.death is None else "wait"

@@ -29,8 +29,9 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from engine.app import wire
 from engine.contract.message import Message
@@ -249,11 +250,12 @@ class Handoff:
                 stale.append(queue.popleft())
         return stale
 
-    def forget(self, claims: set[bytes]) -> list[Held]:
-        """Drops the unstarted messages of these claims; returns those that had been started."""
-        keep = [held for held in self._backlog if held.claim not in claims or not held.claim]
-        self._backlog = deque(keep)
-        return [held for held in self.inflight.values() if held.claim and held.claim in claims]
+    def forget(self, claims: set[bytes]) -> tuple[list[Held], list[Held]]:
+        """Drops the unstarted messages of these claims; returns them, and those that had been started."""
+        dropped = [held for held in self._backlog if held.claim and held.claim in claims]
+        if dropped:
+            self._backlog = deque(held for held in self._backlog if held.claim not in claims or not held.claim)
+        return dropped, [held for held in self.inflight.values() if held.claim and held.claim in claims]
 
     def drop_revoked(self, ids: set[str]) -> list[Held]:
         """Takes the unstarted messages of these ids back and returns them: they are the caller's now. One that is being
@@ -271,8 +273,11 @@ class Handoff:
 
     def claims(self) -> set[bytes]:
         """Returns all claims in hand."""
-        held = [*self._backlog, *self._ready, *self._acking, *self.inflight.values()]
-        return {one.claim for one in held if one.claim}
+        return {held.claim for held in self._all() if held.claim}
+
+    def ids(self) -> set[str]:
+        """Returns the ids of all tasks in hand."""
+        return {held.message.id for held in self._all()}
 
     def adopt(self, held: Held, sequence: int) -> None:
         """Takes a run into the table that an earlier dispatcher sent."""
@@ -320,6 +325,9 @@ class Handoff:
         for held in reversed(taken):
             queue = self._ready if held.acked or held.end is not None else self._backlog
             queue.appendleft(held)
+
+    def _all(self) -> Iterator[Held]:
+        return chain(self._backlog, self._ready, self._acking, self.inflight.values())
 
     def _is_stale(self, since: float) -> bool:
         for queue in (self._ready, self._backlog):

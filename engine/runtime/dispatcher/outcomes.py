@@ -28,11 +28,8 @@ log = logging.getLogger("engine.dispatcher")
 class Outcomes:
     """The journals of all slots, and what becomes of their packets."""
 
-    def __init__(
-        self, sockets: Sequence[socket.socket], desk: Desk, children: Children, max_crashes: int, worker: str
-    ) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], desk: Desk, children: Children, worker: str) -> None:
         self.journals = [Journal(slot, sock) for slot, sock in enumerate(sockets)]
-        self.max_crashes = max_crashes
         self.on_registry: Callable[[wire.Registry], None] = lambda packet: None
         self._desk = desk
         self._children = children
@@ -204,7 +201,7 @@ class Outcomes:
     def _forged(self, entry: Entry, held: Held) -> None:
         """A child may spoil its own task, but not end another: its task counts as crashed."""
         log.error("child %d reported the end of what it did not run", entry.journal.slot, extra=held.fields)
-        end = ends.lost(held.message, held, held.info, "a forged outcome", self.max_crashes, worker=self._worker)
+        end = ends.lost(held.message, held, held.info, "a forged outcome", self._desk.max_crashes, worker=self._worker)
         self._items.append(_ended(held, end, entry, facts_of(held.message, held.delivery)))
 
     # Deaths.
@@ -228,21 +225,31 @@ class Outcomes:
         held = desk.handoff.inflight.pop(death.sequence, None)
         if held is None and not death.claim:
             held = self._inheritance.early_run(Run(death.slot, death.sequence, b"", death.id, death.generation, -1))
-        if held is None:
-            log.warning("its child died (%s), but it is another worker's now", death.cause, extra={"task_id": death.id})
-            self._done(entry)
-            return
-        if held.end is not None:
+        if held is not None and held.end is not None:
             log.error("hooks are lost: the child that ran them died: %s", death.cause, extra=held.fields)
             self._done(entry)
             return
         if (stack := self._stack_of(entry, death.sequence)) is not None:
             death = msgspec.structs.replace(death, stack=stack)
-        end = attribution.judge(death, held, self.max_crashes, self._worker)
+        if held is None:
+            log.warning("its child died (%s), and its claim is gone", death.cause, extra={"task_id": death.id})
+            if desk.gate.active:
+                desk.gate.marks.bury(death, lambda: self._done(entry))
+            else:
+                self._done(entry)  # it is another worker's now, that has counted a crash
+            return
+        self._items.append(self._judged(death, held, entry))
+
+    def judge(self, held: Held, death: wire.Death) -> None:
+        """Ends a run, whose message came again, by the death of its child."""
+        self._desk.settler.submit([self._judged(death, held, None)])
+
+    def _judged(self, death: wire.Death, held: Held, entry: Entry | None) -> Item:
+        end = attribution.judge(death, held, self._desk.max_crashes, self._worker)
         attribution.tell(death, held, end)
         facts = facts_of(held.message, held.delivery)._replace(pid=death.pid, runtime=death.runtime)
-        self._items.append(_ended(held, end, entry, facts, sequence=death.sequence, replayed=self._replaying))
-        desk.run_hooks(held, end)
+        self._desk.run_hooks(held, end)
+        return _ended(held, end, entry, facts, sequence=death.sequence, replayed=self._replaying)
 
     def _stack_of(self, entry: Entry, sequence: int) -> str | None:
         """Returns the stack that was told of a run which has ended; its packet is done with, too."""
@@ -265,7 +272,9 @@ class Outcomes:
         entry.journal.consume()
 
 
-def _ended(held: Held, end: ends.End, entry: Entry, facts: Facts, sequence: int = 0, replayed: bool = False) -> Item:
+def _ended(
+    held: Held, end: ends.End, entry: Entry | None, facts: Facts, sequence: int = 0, replayed: bool = False
+) -> Item:
     """What settles a run that ended without an outcome."""
     return Item(
         held.message.task,

@@ -160,14 +160,14 @@ class Settler:
 
     def claims(self) -> set[bytes]:
         """Returns the claims of what is unsettled. Any lane."""
-        return {item.claim for item in tuple(self._unsettled)}
+        return {item.claim for item in self._unsettled.copy()}
 
     def started_claims(self) -> set[bytes]:
         """Returns the claims of unsettled runs that had begun. Any lane."""
-        return {item.claim for item in tuple(self._unsettled) if item.started}
+        return {item.claim for item in self._unsettled.copy() if item.started}
 
     def unsettled(self) -> Sequence[Item]:
-        """Returns what is unsettled, for the report of a dispatcher that gives up."""
+        """Returns what is unsettled. Main lane."""
         return tuple(self._unsettled)
 
     def settled(self, items: Sequence[Item], stale: frozenset[bytes]) -> None:

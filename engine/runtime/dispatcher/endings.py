@@ -1,0 +1,90 @@
+"""Runs in the dispatcher: what it remembers of runs that ended here, should deliveries of them come again. Pure.
+
+A run that ended under a claim that was gone is remembered with what its settlement was to be. And so is what was
+acknowledged in the last seconds: a broker that is killed may lose that.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from engine.contract.message import Message
+from engine.contract.transport import Ack, Again, Dead, Settlement
+from engine.runtime.dispatcher.settle import Item
+
+RECENT = 10.0
+"""Seconds for which the broker may have lost an acknowledgement that it has confirmed."""
+REMEMBERED = 600.0
+"""Seconds for which an end is remembered whose delivery is to come again."""
+
+
+class _End(NamedTuple):
+    retries: int
+    settlement: Settlement
+    until: float
+
+
+class Endings:
+    """By task: how its last run ended. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.told_by_records = False
+        """Is there a result backend? Then what left a final record there need not be remembered here."""
+        self._ended: dict[str, _End] = {}
+        self._recent: deque[tuple[float, list[tuple[str, int]]]] = deque()
+
+    def acknowledged(self, items: Sequence[Item], now: float) -> None:
+        """Takes what was settled; keeps for a while what ended, and no record tells of."""
+        ends = [
+            (item.id, retries)
+            for item in items
+            if not self.is_told(item)
+            and isinstance(item.settlement, Ack | Again | Dead)
+            and (retries := retries_of(item)) is not None
+        ]
+        if ends:
+            self._recent.append((now, ends))
+        while self._recent and self._recent[0][0] < now - RECENT:
+            self._recent.popleft()
+
+    def is_told(self, item: Item) -> bool:
+        """Does a record tell that this has ended?"""
+        return self.told_by_records and item.record is not None and item.record.final
+
+    def connection_lost(self, now: float) -> dict[str, int]:
+        """Remembers for longer what was acknowledged in the last seconds; returns it, with the retries."""
+        ends = dict(end for _, part in self._recent for end in part)
+        self._recent.clear()
+        for id, retries in ends.items():
+            self._ended[id] = _End(retries, Ack(b""), now + REMEMBERED)
+        return ends
+
+    def settled(self, item: Item, now: float, *, is_stale: bool) -> None:
+        """Remembers one end; of a stale one, what was to be settled."""
+        retries, settlement = retries_of(item), item.settlement
+        if retries is None or settlement is None:
+            return
+        if is_stale:
+            self._ended[item.id] = _End(retries, settlement, now + REMEMBERED)
+        elif isinstance(settlement, Ack | Again | Dead):
+            self._ended[item.id] = _End(retries, Ack(b""), now + RECENT)
+
+    def settlement_of(self, message: Message) -> Settlement | None:
+        """Returns what a delivery of this message is to be settled with, as its run has ended; None: not known."""
+        end = self._ended.get(message.id)
+        if end is None or end.retries < message.retries:
+            return None
+        return end.settlement if end.retries == message.retries else Ack(b"")
+
+    def prune(self, now: float) -> None:
+        """Forgets what is too old."""
+        self._ended = {id: end for id, end in self._ended.items() if end.until > now}
+
+
+def retries_of(item: Item) -> int | None:
+    """Returns which retry of its task an item ends; None: it ends no run."""
+    if item.outcome is not None:
+        return item.outcome.retries
+    return item.facts.retries if item.facts is not None and item.started else None
