@@ -53,7 +53,8 @@ def command(
     """Send the task NAME and print its id.
 
     Each ARG, and the VALUE of each keyword, is JSON if it can be read as JSON, else text: 3 is a number, "3" with its
-    quotes is text, README.md is text. Put -- before an ARG that starts with a dash.
+    quotes is text, README.md is text. What begins with [ { or a quote must be JSON. Put -- before an ARG that starts
+    with a dash.
     """
     configured = configuration(config)
     app = _app(configured, no_import)
