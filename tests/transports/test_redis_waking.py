@@ -86,6 +86,29 @@ def test_one_message_wakes_one_worker(server: RedisServer, transport: RedisTrans
         consumer.close()
 
 
+def test_who_got_all_there_was_goes_to_sleep_without_another_look(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    consumer = consumer_of(transport)
+    with ThreadPoolExecutor(1) as lane:
+        waiting = sleeping(lane, consumer, 10)
+        wait_for_sleepers(server, 1)
+        before = calls_of(server)
+        publish(transport, "one")
+        assert [one.id for one in waiting.result(15)] == ["one"]
+        waiting = sleeping(lane, consumer, 10)
+        wait_for_sleepers(server, 1)
+        assert calls_of(server) - before == 3, "one to publish, one to fetch, one to sleep"
+        publish(transport, "two")
+        assert [one.id for one in waiting.result(15)] == ["two"]
+        # What comes before it sleeps is not missed, nor by one that has no time to sleep.
+        publish(transport, "three")
+        assert [one.id for one in consumer.fetch(10, 0)] == ["three"]
+        publish(transport, "four")
+        assert [one.id for one in consumer.fetch(10, 15)] == ["four"]
+    consumer.close()
+
+
 def test_a_message_of_another_queue_wakes_nobody(server: RedisServer, transport: RedisTransport) -> None:
     mine, other = consumer_of(transport, "mine"), consumer_of(transport, "other")
     with ThreadPoolExecutor(2) as lane:

@@ -46,8 +46,14 @@ class Bell:
 
     @property
     def quiet(self) -> bool:
-        """Is it certain that nothing has become ready since `rest` was called?"""
-        return self._armed and time.monotonic() < self._quiet_until
+        """Has nothing become ready since `rest` was called, as far as is known? A bell that rings while nobody listens
+        is heard by the next who does: so it need not be listened to yet, if there is time for that."""
+        return time.monotonic() < self._quiet_until
+
+    @property
+    def heard(self) -> bool:
+        """Is it listened to already?"""
+        return self._armed
 
     def rest(self, seconds: float) -> None:
         """Says that nothing was ready a moment ago, and will not be for so long unless the bell rings."""
@@ -74,8 +80,10 @@ class Bell:
         if wanting and not self._armed:
             self._session.send("BLPOP", *self._keys, self._own, 0)
             self._armed = True
-        elif not wanting and self._armed:
-            self._disarm()
+        elif not wanting:
+            self.stir()
+            if self._armed:
+                self._disarm()
         if self.ordered:
             seconds = 0.0
         elif wanting:
@@ -116,6 +124,7 @@ class Bell:
                 self.ordered = True
             else:
                 self._armed = False
+                self.stir()
                 rung = reply[0]
         return rung
 

@@ -70,6 +70,8 @@ class RedisConsumer(Consumer):
         bell = self._bell
         self._register()
         self._looked = bell.listen()
+        if timeout <= 0 and not bell.heard:
+            bell.stir()
         while True:
             if (limit > 0 and not bell.quiet) or bell.ordered:
                 deliveries = self._turn(limit)
