@@ -150,7 +150,7 @@ class SqliteConsumer(Consumer):
         if self._bell is None:
             self._bell = Bell()
         if self._number is None or members.number_of(connection, self._worker) is None:
-            self._last_command = connection.execute("SELECT coalesce(max(n), 0) FROM command").fetchone()[0]
+            self._last_command = members.last_command(connection, self._worker)
         self._number = members.join(connection, self._worker, self._number, now)
         self._bell.list_under(connection, [COMMANDS, *map(queue_topic, self._choice.queues)], FOREVER)
         return self._number

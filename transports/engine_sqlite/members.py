@@ -70,6 +70,15 @@ def join(connection: sqlite3.Connection, worker: Worker, number: int | None, now
     return number
 
 
+def last_command(connection: sqlite3.Connection, worker: Worker) -> int:
+    """Returns the number of the last command that was sent before a worker is to hear them. One that is listed had an
+    end before this one (a dispatcher that died): what was sent since that one's last beats is heard, perhaps again."""
+    seen = connection.execute("SELECT CAST(seen AS REAL) FROM worker WHERE id = ?", (worker.id,)).fetchone()
+    until = seen[0] - worker.dead_after if seen else float("inf")
+    found = connection.execute("SELECT coalesce(max(n), 0) FROM command WHERE at < ?", (until,)).fetchone()[0]
+    return int(found)
+
+
 def leave(connection: sqlite3.Connection, worker: Worker) -> None:
     """Gives back all that a worker has claimed, and takes it off the list."""
     number = number_of(connection, worker)

@@ -73,6 +73,8 @@ class Chaos:
         self._random = random.Random(plan.seed)
         self._kinds = [kind for kind in WEIGHTS if kind in plan.kills]
         self._final: dict[str, Record] = {}
+        self._up: float | None = None
+        """When the engine that was started last said that it runs (monotonic); None: not yet."""
 
     def run(self) -> Verdict:
         """Does it all; returns the account."""
@@ -82,6 +84,7 @@ class Chaos:
             self.broker.start()
             self.engine = self._engine()
             self.engine.start()
+            self._up = time.monotonic()
             settings = load(str(self.engine.config), env={}).settings
             self._results = results_for(settings)
             lasts = json.dumps([self.plan.lasts])
@@ -154,7 +157,7 @@ class Chaos:
         self.ledger.read()
         self.torn.append({id for id in self.ledger.by_id if id not in self._finals(self.ledger.by_id)})
         self.engine.env.pop(VARIABLE, None)
-        self.engine.start(wait=False)
+        self._start_again()
 
     def _deploy(self, kind: str) -> None:
         """As an operator does: nothing that ran or waited may notice."""
@@ -166,7 +169,7 @@ class Chaos:
             return
         status = self.engine.stop(60)
         assert status == 0, f"the engine drained with status {status}: {self.engine.log[-1000:]}"
-        self.engine.start(wait=False)
+        self._start_again()
 
     def _kill_broker(self) -> None:
         self.kills.append(Kill("broker", time.monotonic()))
@@ -216,13 +219,21 @@ class Chaos:
             self._kill_tree()  # it killed its supervisor itself
             return
         if process.poll() == LATER and "broker" in self.plan.kills:
-            self.engine.start(wait=False)  # its broker was killed while it started: "may pass later"
+            self._start_again()  # its broker was killed while it started: "may pass later"
             return
         assert process.poll() is None, f"the engine exited with {process.returncode}: {self.engine.log[-1000:]}"
+        if self._up is None and (self.engine.try_ask("status") or {}).get("state") == "running":
+            self._up = time.monotonic()
+
+    def _start_again(self) -> None:
+        self._up = None
+        self.engine.start(wait=False)
 
     def _judge(self, verdict: Verdict, feeder: Feeder) -> None:
         verdict.fault = "" if feeder.failure is None else f"sending failed: {feeder.failure!r}"
-        verdict.rest = self._finished - max([kill.at for kill in self.kills], default=self._finished)
+        last = max([kill.at for kill in self.kills], default=self._finished)
+        verdict.rest = self._finished - last
+        verdict.rest_up = self._finished - max(last, self._up or last)
         verdict.tasks = len(feeder.ids)
         for kill in self.kills:
             verdict.kills[kill.kind] += 1
