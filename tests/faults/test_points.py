@@ -16,7 +16,7 @@ from engine.testing.faults.points import POINTS, Order
 from engine.testing.harness import wait_for
 
 NEEDS_A_DEATH = ("death.", "reap.", "adopt.")
-NOT_HERE = ("publish.", "fetch.before_reconcile", "fetch.after_reconcile")
+NOT_HERE = ("publish.", "fork.service", "fetch.before_reconcile", "fetch.after_reconcile")
 DISPATCHERS = ("settle.before", "settle.after", "consume.before", "consume.after")
 """Points that need more than tasks that run: they have tests of their own."""
 

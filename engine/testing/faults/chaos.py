@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.app.config.loader import load
 from engine.app.connect import results_for, transport_for
@@ -29,6 +30,10 @@ KINDS = (*WEIGHTS, "broker")
 STUCK = 45.0
 """Seconds without any progress after which what is not done counts as lost."""
 ASKED_AT_ONCE = 500
+YOUNG = 1.0
+"""Seconds in which a service may not be ready yet, on a busy machine."""
+YOUNG_KILLED = 0.25
+"""Part of such services that are killed all the same."""
 LATER = 75
 """Exit status of an engine that could not start for now."""
 
@@ -132,9 +137,13 @@ class Chaos:
         if status is None:
             return
         rows = status["slots"] if kind == "child" else [row for row in status["processes"] if row["role"] == kind]
-        pids = [row["pid"] for row in rows if row["pid"]]
+        pids = [row["pid"] for row in rows if row["pid"] and not self._spares(row)]
         if pids and self._kill_process(pid := self._random.choice(pids)):
             self.kills.append(Kill(kind, time.monotonic(), pid))
+
+    def _spares(self, row: Mapping[str, Any]) -> bool:
+        """Most services that were just born are left alone: ten in a row that do not get ready are given up."""
+        return row.get("uptime", YOUNG) < YOUNG and self._random.random() > YOUNG_KILLED
 
     def _kill_process(self, pid: int) -> bool:
         """Kills this process if it is one of the engine's: its pid may be somebody else's by now."""
