@@ -38,7 +38,9 @@ class Filter:
 
     def revoke(self, ids: Iterable[str]) -> None:
         """Remembers ids that were revoked while this worker was up. Fetch lane."""
-        self._revoked.update(dict.fromkeys(ids))
+        told = dict.fromkeys(ids)
+        self._revoked.update(told)
+        self._rates.forget(told)
         while len(self._revoked) > REVOKED_MOST:
             del self._revoked[next(iter(self._revoked))]
 
