@@ -248,3 +248,15 @@ def test_a_limit_for_a_task_that_does_not_exist_is_warned_of(site):
     engine = site.engine(rest='[tasks."tasks.ad"]\ntime_limit = "5s"').start()
     warning = 'template: [tasks."tasks.ad"]: the app has no such task, did you mean "tasks.add"?'
     wait_for(lambda: warning in engine.log, "the warning")
+
+
+def test_the_end_of_its_terminal_ends_it_and_hup_on_a_terminal_reloads_it(site):
+    ours, theirs = os.openpty()
+    engine = site.engine().start(stderr=theirs)
+    os.close(theirs)
+    engine.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: engine.status()["reload"]["state"] == "done", "the reload")
+    os.close(ours)
+    engine.process.send_signal(signal.SIGHUP)
+    assert engine.wait() == 0
+    engine.assert_nothing_left()

@@ -79,6 +79,7 @@ class Supervisor:
         self.reload = Reload(self)
         self.shutdown = Shutdown(self)
         self.inbox: Inbox | None = None
+        self._on_terminal = os.isatty(2)
         self.booted = False
         self.status: int | None = None
 
@@ -166,7 +167,11 @@ class Supervisor:
         elif signal.SIGINT in came:
             self.shutdown.interrupt()
         elif signal.SIGHUP in came:
-            self.reload.ask()
+            # A terminal that is closed sends HUP too, and nobody would see the engine that went on.
+            if self._on_terminal and not os.isatty(2):
+                self.shutdown.drain("the terminal was closed")
+            else:
+                self.reload.ask()
 
     def _reap(self) -> None:
         now = time.monotonic()
