@@ -59,7 +59,8 @@ class Site:
     def __init__(self, folder: Path, broker: str, results: str) -> None:
         self.folder = folder
         self.urls = {"broker": broker, "results": results}
-        shutil.copy(semantics_tasks.__file__, folder / "semantics_tasks.py")
+        for name in ("semantics_kit.py", "semantics_tasks.py"):
+            shutil.copy(HERE / name, folder)
         self.engines: list[EngineProcess] = []
         self.configure()
 

@@ -5,93 +5,27 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import dataclasses
+import hashlib
 import logging
 import os
 import signal
 import sys
 import time
-from datetime import date, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from pathlib import Path
 
+from semantics_kit import Hooked, Parcel, Sour, Strange, Sweet, Unfit, app, hold, log, note
+
 from engine import (
-    Engine,
     Ignore,
     Interrupted,
     JoinError,
     Reject,
     Retry,
     SoftTimeLimitExceeded,
-    Task,
     current_task,
     shared_task,
 )
-
-app = Engine("semantics")
-log = logging.getLogger("my.own")
-
-
-def note(*words: object) -> None:
-    """Appends one line to the ledger, in one write."""
-    fd = os.open("ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(fd, (" ".join(map(str, words)) + "\n").encode())
-    os.close(fd)
-
-
-def gate(name: str) -> bool:
-    """Has the test opened this gate?"""
-    return os.path.exists(f"gate-{name}")
-
-
-def hold(name: str) -> None:
-    """Waits at a gate, for half a minute at most."""
-    end = time.monotonic() + 30
-    while not gate(name) and time.monotonic() < end:
-        time.sleep(0.005)
-
-
-class Sour(Exception):
-    """An error of the tasks' own."""
-
-
-class Sweet(Sour):
-    """One that is not retried."""
-
-
-class Strange(BaseException):
-    """One that no `except Exception` catches."""
-
-
-class Unfit:
-    """No codec carries it."""
-
-
-@dataclasses.dataclass
-class Parcel:
-    """An argument with types of its own."""
-
-    day: date
-    price: Decimal
-
-
-class Hooked(Task):
-    """Writes each of its hooks into the ledger."""
-
-    def before_start(self, task_id, args, kwargs):
-        note("before_start", task_id, os.getpid())
-
-    def on_success(self, retval, task_id, args, kwargs):
-        note("on_success", task_id, retval)
-
-    def on_retry(self, exc, task_id, args, kwargs, einfo):
-        note("on_retry", task_id, type(exc).__name__)
-
-    def on_failure(self, exc, task_id, args, kwargs, einfo):
-        note("on_failure", task_id, type(exc).__name__, os.getpid())
-
-    def after_return(self, status, retval, task_id, args, kwargs, einfo):
-        note("after_return", task_id, status)
-
 
 # Ends.
 
@@ -427,6 +361,22 @@ def join(self, allow: bool = False):
 def speak() -> None:
     log.info("here I am")
     logging.getLogger("third.party").warning("me too")
+
+
+@app.task
+def say(text: str) -> None:
+    print(text)
+    hold(text)
+
+
+@app.task
+def blocked_in_c() -> str:
+    """Computes for much longer than its limit without a look at Python."""
+    try:
+        hashlib.pbkdf2_hmac("sha256", b"x", b"y", 4_000_000)
+    except SoftTimeLimitExceeded:
+        return "limit seen"
+    return "limit not seen"
 
 
 @app.task(bind=True)

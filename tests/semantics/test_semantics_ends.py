@@ -193,6 +193,7 @@ def test_an_early_acked_task_whose_process_dies_is_failure_at_once(site, how):
     with pytest.raises(WorkerLostError, match=CAUSES[how]):
         result.get(timeout=10)
     wait_hooks(site, result, ("on_failure", "WorkerLostError"), ("after_return", "FAILURE"))
+    wait_link(site, result)
     assert len(site.starts(result)) == 1
     assert site.dead(result) is None
 

@@ -126,6 +126,19 @@ def test_log_lines_of_a_task_carry_its_id_and_name(site):
         assert "child" in line
 
 
+def test_what_a_task_prints_goes_line_by_line_where_the_engines_output_goes(site):
+    result = tasks.say.delay("said so")
+    assert "said so" in site.wait_log("said so"), "while it runs: nobody had to flush"
+    assert not result.ready()
+    site.open("said so")
+    result.get(timeout=10)
+
+
+def test_a_function_that_is_blocked_in_c_sees_its_soft_limit_when_that_ends(site):
+    result = tasks.blocked_in_c.apply_async(soft_time_limit=0.1, time_limit=60)
+    assert result.get(timeout=30) == "limit seen"
+
+
 def test_a_shield_defers_the_soft_limit_to_its_end(site):
     result = tasks.shielded.apply_async((0.6,), soft_time_limit=0.2, time_limit=20)
     assert result.get(timeout=10) == ["whole", "then the limit"]
