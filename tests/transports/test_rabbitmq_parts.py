@@ -6,6 +6,7 @@ import pytest
 
 from engine_rabbitmq import delay_ladder
 from engine_rabbitmq.acks import DeliveryTags
+from engine_rabbitmq.prefetch import MOST, PrefetchSize
 from engine_rabbitmq.subscriptions import Subscriptions
 
 FIRST, SECOND = ("first", 0), ("second", 0)
@@ -33,6 +34,38 @@ def test_places_that_are_not_wanted_are_given_up_with_all_their_subscriptions() 
     subscriptions.add([FIRST, SECOND], 2)
     assert subscriptions.remove_others([SECOND]) == ["s.0", "s.2"]
     assert subscriptions.remove_others(()) == ["s.1", "s.3"]
+
+
+def test_a_place_is_full_when_it_has_pushed_all_that_it_may() -> None:
+    subscriptions = Subscriptions("s")
+    subscriptions.add([FIRST, SECOND], 2)
+    for _ in range(2):
+        subscriptions.pushed(FIRST)
+        subscriptions.pushed(SECOND)
+    subscriptions.settled(SECOND)
+    assert set(subscriptions.full) == {FIRST}
+    subscriptions.add([FIRST], 3)
+    assert set(subscriptions.full) == set()
+    subscriptions.pushed(FIRST)
+    assert set(subscriptions.full) == {FIRST}
+
+
+def test_what_was_pushed_does_not_count_against_the_next_subscriptions() -> None:
+    subscriptions = Subscriptions("s")
+    subscriptions.add([FIRST], 1)
+    subscriptions.pushed(FIRST)
+    subscriptions.remove_others(())
+    assert set(subscriptions.full) == set()
+    subscriptions.add([FIRST], 1)
+    assert set(subscriptions.full) == set()
+
+
+def test_what_is_wanted_is_shared_among_the_queues() -> None:
+    prefetch = PrefetchSize()
+    assert prefetch.size_for(4, 6, places=1) == 10
+    assert prefetch.size_for(4, 6, places=100) == 1
+    assert prefetch.size_for(1000, 2000, places=100) == 32
+    assert prefetch.size_for(1000, 10_000, places=1) == MOST
 
 
 @pytest.mark.parametrize(

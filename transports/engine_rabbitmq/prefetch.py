@@ -20,15 +20,13 @@ IDLE = 0.25
 
 
 class PrefetchSize:
-    """How many messages the server may push ahead to each subscription of one session.
+    """How many messages the server may push ahead to the subscriptions of one session.
 
     It follows what the engine asks for: exactly while that is little (a slow task's worker holds nothing that another
     could run), in powers of two above. What was pushed and nobody wants within a second goes back.
     """
 
     def __init__(self) -> None:
-        self.size = 0
-        """What each subscription may have pushed and unacknowledged; 0: there are none."""
         self.wanted = False
         """Is a fetch under way that takes something?"""
         self._wanted_at = 0.0
@@ -36,11 +34,10 @@ class PrefetchSize:
         self._taken = 0
         self._since = 0.0
 
-    def size_for(self, limit: int, held: int) -> int:
-        """Returns the size that a fetch of ``limit`` needs; ``held``: taken under these subscriptions, unsettled."""
-        needed = min(limit + held, MOST)
-        if needed <= self.size:
-            return self.size
+    def size_for(self, limit: int, held: int, places: int) -> int:
+        """Returns what each of so many places must be allowed to push for a fetch of ``limit``; ``held``: taken under
+        these subscriptions, unsettled."""
+        needed = -(-min(limit + held, MOST) // max(1, places))
         return needed if needed <= EXACT else 1 << (needed - 1).bit_length()
 
     def want(self, wanted: bool, now: float) -> None:

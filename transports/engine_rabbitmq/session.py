@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -249,28 +249,35 @@ class Session:
         with self.ready:
             if len(self._buffer) >= limit and not self._stale:
                 return False
-            size = self._prefetch.size_for(limit, self._out)
-            if size <= self._prefetch.size and not self._stale:
-                return False
+            is_new = self._stale or not self._subscriptions
+            if not is_new and not self._subscriptions.full:
+                return False  # nothing is there that may not be pushed
             self._subscribing = True
             self._stale = False
             self._version = self._catalogue.version
-            if self._prefetch.size == 0:
-                self._period += 1
-                self._out = 0
-            self._prefetch.size = size
         try:
-            places = self._wanted_places()
-            self._topology.places(places)
-            with self.ready:
-                unwanted = self._subscriptions.remove_others(places)
-                missing = self._subscriptions.add(places, size)
+            unwanted: list[str] = []
+            if is_new:
+                wanted = self._wanted_places()
+                self._topology.places(wanted)
+                with self.ready:
+                    unwanted = self._subscriptions.remove_others(wanted)
+                    missing = self._subscriptions.add(wanted, self._share(limit, len(self._queues)))
+            else:
+                with self.ready:
+                    full = list(self._subscriptions.full)
+                    missing = self._subscriptions.add(full, self._share(limit, len(full)))
+            if not (missing or unwanted):
+                return False
             self._cancel(unwanted)
             calls = [call for tag, place, count in missing for call in self._consume_calls(tag, place, count)]
-            self._channel.call_all([*calls, _qos(size)])
+            self._channel.call_all([*calls, _qos(1)])
         finally:
             self._subscribing = False
         return True
+
+    def _share(self, limit: int, places: int) -> int:
+        return self._prefetch.size_for(limit, self._out, places)
 
     def _wanted_places(self) -> list[Place]:
         places: list[Place] = []
@@ -292,8 +299,13 @@ class Session:
 
     def _end_subscriptions(self) -> list[str]:
         with self.ready:
-            self._prefetch.size = 0
-            return self._subscriptions.remove_others(())
+            return self._give_up_subscriptions()
+
+    def _give_up_subscriptions(self) -> list[str]:
+        """Takes out all; what they have pushed does not count against the next. Under `ready`."""
+        self._period += 1
+        self._out = 0
+        return self._subscriptions.remove_others(())
 
     def _cancel(self, tags: Iterable[str]) -> None:
         self._channel.call_all([("basic_cancel", {"consumer_tag": tag}) for tag in tags])
@@ -324,10 +336,13 @@ class Session:
             entry.id = f"{entry.queue} {self._epoch}.{entry.tag}"
         self._tags.delivered(entry.tag)
         if self._catalogue.is_purged(entry.queue, entry.headers):
+            entry.period = -1
             self._send_acks([entry])
             return
         with self.ready:
             self._buffer.add(entry)
+            if period == self._period:
+                self._subscriptions.pushed((entry.queue, entry.level))
         self._watch()
         if self._waiting and not self._ringing:
             # Behind what is in the socket's buffer now: the lane wakes for many messages at once.
@@ -361,9 +376,13 @@ class Session:
 
     def _acknowledge(self, entries: Sequence[Entry], future: Future[list[Any]]) -> None:
         self._send_acks(entries)
-        self._channel.begin([_qos(max(1, self._prefetch.size))], future)
+        self._channel.begin([_qos(1)], future)
 
-    def _send_acks(self, entries: Iterable[Entry]) -> None:
+    def _send_acks(self, entries: Collection[Entry]) -> None:
+        with self.ready:
+            for entry in entries:
+                if entry.period == self._period:
+                    self._subscriptions.settled((entry.queue, entry.level))
         if self._channel.raw is not None:
             for tag, multiple in self._tags.settle(entry.tag for entry in entries):
                 self._channel.raw.basic_ack(tag, multiple)
@@ -385,8 +404,7 @@ class Session:
                 entries = self._buffer.take_back(surplus) if surplus else []
                 entries += self._buffer.take_queues(self._is_paused)
             if entries:
-                self._prefetch.size = 0
-                tags = self._subscriptions.remove_others(())
+                tags = self._give_up_subscriptions()
             if len(self._buffer):
                 self._watch()
         if entries:
