@@ -186,7 +186,7 @@ def test_a_broker_that_is_down_fails_the_boot_for_now(make_rig: Callable[..., Ri
     rig = make_rig()
     rig.served.fault = lambda method, args: BrokerUnavailable("not now") if method == "counts" else None
     rig.start(ready=False)
-    assert rig.hear() == control.Failed(75, "not now")
+    assert rig.hear() == control.Failed(75, "[broker] not now (an engine starts once its servers answer)")
     assert rig.exit_status() == 75
 
 
