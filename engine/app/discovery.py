@@ -85,6 +85,10 @@ def _import(name: str, setting: str) -> ModuleType:
 def _import_tasks(app: Engine) -> None:
     try:
         app.import_tasks()
+    except ModuleNotFoundError as error:
+        if error.name is not None and not _theirs(error):
+            raise ConfigError(f"include: {_no_module(error.name, error.name)}") from None
+        raise _refused("include", error) from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever their module raises is told as its error
         raise _refused("include", error) from None
 
@@ -128,10 +132,16 @@ def _siblings(parent: str) -> list[str]:
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
     """The way to the error, without Python's own: through files of the user's, if it came through any."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_import(frame.filename)]
+    return _theirs(error) or _python_frames(error)
+
+
+def _theirs(error: BaseException) -> list[traceback.FrameSummary]:
     not_theirs = _not_theirs()
-    theirs = [frame for frame in frames if not os.path.realpath(frame.filename).startswith(not_theirs)]
-    return theirs or frames
+    return [f for f in _python_frames(error) if not os.path.realpath(f.filename).startswith(not_theirs)]
+
+
+def _python_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_import(frame.filename)]
 
 
 def _at(frame: traceback.FrameSummary) -> str:

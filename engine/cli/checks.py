@@ -160,14 +160,14 @@ def _hazards(threads: set[threading.Thread], native: int, sockets: int) -> Itera
     if native > len(threads):
         more = native - len(threads)
         yield Finding(
-            "warning", "app", f"the import starts {more} threads outside of Python, which children do not have"
-        )
-    if sockets > 0:
-        yield Finding(
             "warning",
             "app",
-            f"the import opens {sockets} sockets, which all children would share: connect in @app.on_child_start",
+            f"the import starts {output.counted(more, 'thread')} outside of Python, which children do not have",
         )
+    if sockets > 0:
+        opened = output.counted(sockets, "socket")
+        text = f"the import opens {opened}, which all children would share: connect in @app.on_child_start"
+        yield Finding("warning", "app", text)
 
 
 def _misfits(settings: Settings, engine: Engine) -> Iterator[Finding]:

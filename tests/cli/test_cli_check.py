@@ -148,7 +148,7 @@ def test_what_a_fork_would_break(check: Check) -> None:
     warnings = [text for level, _, text in found if level == "warning"]
     assert warnings == [
         "the import starts a thread (pinger), which children do not have",
-        "the import opens 1 sockets, which all children would share: connect in @app.on_child_start",
+        "the import opens 1 socket, which all children would share: connect in @app.on_child_start",
     ]
 
 

@@ -156,6 +156,11 @@ def test_a_mistake_in_an_included_module(write: Write) -> None:
     )
 
 
+def test_a_module_that_the_code_includes_and_nobody_has(write: Write) -> None:
+    write(shop__app=APP.replace("Engine('shop')", "Engine('shop', include=['shop.task'])"), shop__tasks="x = 1")
+    assert _refusal("shop.app").startswith("include: no module 'shop.task', did you mean \"tasks\"? (the current dir")
+
+
 def test_a_mistake_in_a_module_that_the_code_includes(write: Write) -> None:
     write(shop=APP.replace("Engine('shop')", "Engine('shop', include=['more.tasks'])"), more__tasks="1 / 0")
     assert _refusal("shop") == "include: more/tasks.py:1: ZeroDivisionError: division by zero"
