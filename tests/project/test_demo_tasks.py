@@ -100,8 +100,8 @@ def test_a_demo_that_is_ended_leaves_no_process(number: signal.Signals) -> None:
         lines = iter(demo.stdout)
         engine = next(int(found[1]) for line in lines if (found := re.search(r"engine is up: pid (\d+)", line)))
         demo.send_signal(number)
-        demo.communicate(timeout=DEADLINE)
-    assert demo.returncode in (1, 130, 128 + signal.SIGTERM)
+        output, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode in (1, 130, 128 + signal.SIGTERM), output
     deadline = time.monotonic() + DEADLINE
     while Path(f"/proc/{engine}").exists():
         assert time.monotonic() < deadline, f"the engine (pid {engine}) is still there"
