@@ -16,7 +16,7 @@ from engine.testing.faults.points import POINTS, Order
 from engine.testing.harness import wait_for
 
 NEEDS_A_DEATH = ("death.", "reap.", "adopt.")
-NOT_HERE = ("publish.", "fork.service", "fetch.before_reconcile", "fetch.after_reconcile")
+NOT_HERE = ("publish.", "handout.acknowledged", "fork.service", "fetch.before_reconcile", "fetch.after_reconcile")
 DISPATCHERS = ("settle.before", "settle.after", "consume.before", "consume.after")
 """Points that need more than tasks that run: they have tests of their own."""
 
@@ -57,6 +57,26 @@ def test_a_dispatcher_that_dies_there_again_and_again_still_gets_it_done(tmp_pat
     verdict = chaos.run()
     assert verdict.ok, verdict.line()
     assert chaos.engine.log.count("dispatcher died") >= 5
+
+
+def test_what_was_acknowledged_early_and_not_handed_out_is_lost_and_never_runs_twice(
+    rigs: Callable[..., Rig],
+) -> None:
+    """At most once: only as many are acknowledged ahead as children are idle."""
+    rig = rigs("sqlite")
+    engine = rig.start(
+        concurrency=3, rest='[tasks."faults.sleep"]\nacks_late = false', points="handout.acknowledged:kill:5"
+    )
+    results = rig.send_many("sleep", 60, 0.005)
+    rig.wait_log("dispatcher started (start 2")
+    rig.wait_empty()
+    assert engine.stop() == 0  # after the last run has ended
+    starts = rig.ledger().count()
+    lost = [result for result in results if result.id not in starts]
+    assert set(starts.values()) == {1}
+    assert 1 <= len(lost) <= 3
+    assert {result.state for result in lost} == {"PENDING"}
+    assert {result.state for result in results if result.id in starts} == {"SUCCESS"}
 
 
 def test_a_death_while_a_new_dispatcher_compares_claims_is_counted(rigs: Callable[..., Rig]) -> None:

@@ -34,6 +34,7 @@ POINTS = {
     "fetch.after_reconcile": ("engine.runtime.dispatcher.fetch", "FetchLane._reconcile", "after"),
     "handout.before": ("engine.runtime.dispatcher.handout", "Handoff._send", "before"),
     "handout.after": ("engine.runtime.dispatcher.handout", "Handoff._send", "after"),
+    "handout.acknowledged": ("engine.runtime.dispatcher.handout", "Handoff.acknowledged", "before"),
     "settle.before": ("engine.runtime.dispatcher.settle", "SettleLane._settle", "before"),
     "settle.after": ("engine.runtime.dispatcher.settle", "SettleLane._settle", "after"),
     "consume.before": ("engine.runtime.dispatcher.settle", "Settler.settled", "before"),
