@@ -97,8 +97,13 @@ def test_the_demo_runs_with_the_shipped_configuration() -> None:
 def test_a_demo_that_is_ended_leaves_no_process(number: signal.Signals) -> None:
     with _demo() as demo:
         assert demo.stdout is not None
-        lines = iter(demo.stdout)
-        engine = next(int(found[1]) for line in lines if (found := re.search(r"engine is up: pid (\d+)", line)))
+        said = []
+        for line in demo.stdout:
+            said.append(line)
+            if found := re.search(r"engine is up: pid (\d+)", line):
+                break
+        assert found, said
+        engine = int(found[1])
         demo.send_signal(number)
         output, _ = demo.communicate(timeout=DEADLINE)
     assert demo.returncode in (1, 130, 128 + signal.SIGTERM), output
