@@ -41,8 +41,6 @@ def main() -> int:
         servers = _servers(stack, contenders)
         results = report.head(servers, Path(options.output) if options.add else None)
         for name, (measure, rounds, takes) in _scenarios(options).items():
-            if options.scenarios and not any(name.startswith(one) for one in options.scenarios):
-                continue
             print(f"\n{name}", file=sys.stderr)
             chosen = [one for one in contenders if takes(one)]
             found = _take_turns(measure, chosen, servers, rounds, failures)
@@ -76,8 +74,9 @@ def _take_turns(
 
 def _scenarios(options: argparse.Namespace) -> dict[str, tuple[Measure, int, Callable[[Contender], bool]]]:
     """Returns by name what is measured, how often, and who takes part."""
-    scale = 0.2 if options.quick else 1.0
-    few, many = (1, 1) if options.quick else (options.rounds, options.rounds + 2)
+    scale = 0.2 if options.quick else 0.5 if options.summary else 1.0
+    few, many = (1, 1) if options.quick else (1, 3) if options.summary else (options.rounds, options.rounds + 2)
+    seconds = 1 if options.quick else 3
 
     def everybody(one: Contender) -> bool:
         return True
@@ -94,13 +93,16 @@ def _scenarios(options: argparse.Namespace) -> dict[str, tuple[Measure, int, Cal
         "enqueue": (partial(versus.enqueue, scale=scale), few, clients),
         "round trip": (partial(versus.round_trip, scale=scale), few, workers),
         "one way": (partial(versus.one_way, scale=scale), few, workers),
-        "idle, 2 children": (partial(versus.idle, children=2, seconds=1 if options.quick else 5), few, workers),
+        "idle, 2 children": (partial(versus.idle, children=2, seconds=seconds), few, workers),
         "start": (versus.start, many, lambda one: one.latency and not one.worker_first),
     }
-    if not options.quick:
-        found["idle, 8 children"] = (partial(versus.idle, children=8), few, workers)
-        found |= alone.scenarios(options, few)
-    return found
+    rest = {"idle, 8 children": (partial(versus.idle, children=8, seconds=seconds), few, workers)}
+    rest |= alone.scenarios(scale, few, 2 if options.summary else many, full=options.full)
+    if options.summary:
+        return {name: one for name, one in (found | rest).items() if name in readme.SCENARIOS}
+    if options.scenarios:
+        return {name: one for name, one in (found | rest).items() if any(map(name.startswith, options.scenarios))}
+    return found if options.quick else found | rest
 
 
 def _takes_part(contender: Contender, options: argparse.Namespace) -> bool:
@@ -108,6 +110,8 @@ def _takes_part(contender: Contender, options: argparse.Namespace) -> bool:
         return False
     if options.contenders:
         return any(wanted in contender.name for wanted in options.contenders)
+    if options.summary:
+        return contender.name in readme.ROWS
     return contender.quick or not options.quick
 
 
@@ -131,6 +135,7 @@ def _keep(results: report.Results, folder: Path, *, write: bool) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="less of everything, one round: under two minutes")
+    parser.add_argument("--summary", action="store_true", help="what the README shows, in less than 15 minutes")
     parser.add_argument("--full", action="store_true", help="with 1,000,000 waiting messages")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (drains and starts: two more)")
     parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="only those whose name begins so")

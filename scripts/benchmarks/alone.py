@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,42 +10,55 @@ from typing import Any
 import versus
 from contenders import Contender
 from runs import Run, running
+from trees import used
 from versus import Figures, Servers
 
 Scenarios = dict[str, tuple[Any, int, Callable[[Contender], bool]]]
 MIB = 2**20
+DEPTHS = (20_000, 100_000, 1_000_000)
+CROWDS = (1, 2, 8, 32)
+LINES = (1, 100)
+FED = 10_000
+"""Tasks that are sent one by one to a worker that runs."""
+FIRST = 2000
+"""Task of a long queue with which the measuring begins."""
+MEASURED = 40_000
+"""Tasks of a long queue that are measured: the rest only waits."""
 
 
-def scenarios(options: argparse.Namespace, rounds: int) -> Scenarios:
-    """Returns by name what is measured, how often, and who takes part."""
+def scenarios(scale: float, few: int, many: int, *, full: bool) -> Scenarios:
+    """Returns by name what is measured, how often, and who takes part. With ``full`` a million messages, too."""
 
     def ours(one: Contender) -> bool:
-        return one.module == "engine" and not one.worker_first
+        return one.module == "engine"
 
-    def on_redis(one: Contender) -> bool:
-        return one.module == "engine" and one.broker == "redis"
+    def with_server(one: Contender) -> bool:
+        return ours(one) and not one.worker_first
+
+    def alike(one: Contender) -> bool:
+        return ours(one) and one.broker != "rabbitmq"
 
     found: Scenarios = {}
     for text, size, count in (("1 KB", 1000, 20_000), ("100 KB", 100_000, 2000), ("1 MB", 1_000_000, 300)):
-        found[f"payload of {text}"] = (partial(payload, size=size, tasks=count), rounds, ours)
+        found[f"payload of {text}"] = (partial(payload, size=size, tasks=int(count * scale)), few, with_server)
     for text, seconds, count in (("10 ms", 0.01, 30), ("1 s", 1.0, 1)):
-        found[f"one way beside tasks of {text}"] = (partial(mixture, seconds=seconds, count=count), rounds, ours)
-    depth = 1_000_000 if options.full else 100_000
-    found[f"{depth:,} waiting"] = (partial(waiting, depth=depth), 1, ours)
-    for children in (1, 2, 8, 32):
-        found[f"{children} children"] = (partial(crowd, children=children), rounds, on_redis)
-    for queues in (1, 100):
-        found[f"{queues} queues"] = (partial(lines, queues=queues), rounds, ours)
-    found["an app of 100 MB"] = (heavy, rounds, on_redis)
+        found[f"one way beside tasks of {text}"] = (partial(mixture, seconds=seconds, count=count), few, with_server)
+    found["no-ops beside a task of 10 s"] = (fairness, few, ours)
+    found["0 waiting"] = (fed, many, ours)
+    for depth in DEPTHS if full else DEPTHS[:-1]:
+        found[f"{depth:,} waiting"] = (partial(waiting, depth=depth), many if depth < 10**6 else 1, alike)
+    for children in CROWDS:
+        found[f"{children} children"] = (partial(crowd, children=children, scale=scale), many, alike)
+    for queues in LINES:
+        found[f"{queues} queues"] = (partial(lines, queues=queues, scale=scale), many, ours)
+    found["an app of 100 MB"] = (heavy, few, lambda one: ours(one) and one.broker == "redis")
     return found
 
 
 def payload(contender: Contender, servers: Servers, *, size: int, tasks: int) -> Figures:
     """Tasks with a large argument, which they digest; results are kept."""
     with running(contender, servers, keep=True) as run:
-        command = run.command(versus.CHILDREN)
-        _, _, sending = run.ask("keep", "send_payloads", tasks, size)
-        run.start(command)
+        _, _, sending = versus.start_on_full_queue(run, versus.CHILDREN, "send_payloads", tasks, size)
         figures = versus.measured_drain(run, tasks)
         versus.check(run)
     return figures | {"send µs": sending / tasks * 1e6, "MB/s": figures["tasks/s"] * size / 1e6}
@@ -66,37 +78,49 @@ def mixture(contender: Contender, servers: Servers, *, seconds: float, count: in
     return versus.percentiles(taken)
 
 
-def waiting(contender: Contender, servers: Servers, *, depth: int) -> Figures:
-    """A drain of a long queue, and what one message costs the server."""
+def fairness(contender: Contender, servers: Servers) -> Figures:
+    """How soon 1,000 no-ops are done that were sent together with a task of 10 s, to 2 children."""
     with running(contender, servers) as run:
-        command = run.command(versus.CHILDREN)
+        run.start_and_warm(run.command(2))
+        before, start = run.ledger.total, time.monotonic()
+        run.ask("ask", "send_beside", 10.0, 1000)
+        return {"s": run.wait_for(before + 1000) - start}
+
+
+def fed(contender: Contender, servers: Servers) -> Figures:
+    """Tasks that are sent one by one to a worker that has nothing else to do."""
+    with running(contender, servers) as run:
+        run.start_and_warm(run.command(versus.CHILDREN))
+        (worker, server), before, start = run.usage(), run.ledger.total, time.monotonic()
+        run.ask("ask", "send", FED)
+        wall = run.wait_for(before + FED) - start
+        worker_end, server_end = run.settled_usage()
+    return versus.each(FED, wall, used(worker, worker_end), used(server, server_end))
+
+
+def waiting(contender: Contender, servers: Servers, *, depth: int) -> Figures:
+    """The first tasks of a long queue, and what one message costs the server."""
+    with running(contender, servers) as run:
         size = _server_size(run)
-        wall = 0.0
-        for _ in range(depth // 50_000):
-            wall += run.ask("keep", "send_bulk", 50_000)[1]
+        _, wall, _ = versus.start_on_full_queue(run, versus.CHILDREN, "send_bulk", depth)
         grown = _server_size(run) - size
-        run.start(command)
-        figures = versus.measured_drain(run, depth)
+        figures = versus.measured_part(run, FIRST, min(depth, FIRST + MEASURED))
     return figures | {"sent/s": depth / wall, "server bytes": grown * MIB / depth}
 
 
-def crowd(contender: Contender, servers: Servers, *, children: int) -> Figures:
+def crowd(contender: Contender, servers: Servers, *, children: int, scale: float) -> Figures:
     """The drain with results, with more or fewer children."""
-    tasks = contender.tasks
+    tasks = int(contender.tasks * scale)
     with running(contender, servers, keep=True) as run:
-        command = run.command(children)
-        run.ask("keep", "send_bulk", tasks)
-        run.start(command)
+        versus.start_on_full_queue(run, children, "send_bulk", tasks)
         return versus.measured_drain(run, tasks)
 
 
-def lines(contender: Contender, servers: Servers, *, queues: int) -> Figures:
+def lines(contender: Contender, servers: Servers, *, queues: int, scale: float) -> Figures:
     """The drain with results, from so many queues, filled evenly."""
-    tasks = contender.tasks
+    tasks = int(contender.tasks * scale)
     with running(contender, servers, keep=True, env={"BENCH_QUEUES": str(queues)}) as run:
-        command = run.command(versus.CHILDREN)
-        run.ask("keep", "send_around", tasks)
-        run.start(command)
+        versus.start_on_full_queue(run, versus.CHILDREN, "send_around", tasks)
         return versus.measured_drain(run, tasks)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import alone
 from report import Results, middle, shown
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -33,7 +34,8 @@ ROWS = (
     "Dramatiq -t1 prefetch, RabbitMQ",
     "floor, Redis",
 )
-REDIS, RABBIT, SQLITE, FLOOR = "engine, Redis", "engine, RabbitMQ", "engine, SQLite", "floor, Redis"
+REDIS, RABBIT, SQLITE = "engine, Redis", "engine, RabbitMQ", "engine, SQLite"
+MEMORY, FLOOR = "engine, memory", "floor, Redis"
 GOALS: tuple[tuple[str, str, str, str, float], ...] = (
     ("Redis, no results: CPU a task, µs", "drain", REDIS, "cpu µs", 20),
     ("Redis, no results: tasks a second", "drain", REDIS, "tasks/s", 40_000),
@@ -50,7 +52,21 @@ GOALS: tuple[tuple[str, str, str, str, float], ...] = (
     ("memory (PSS) on Redis, 2 idle children, MiB", "idle, 2 children", REDIS, "MiB", 40),
     ("memory (PSS) on Redis, 8 idle children, MiB", "idle, 8 children", REDIS, "MiB", 65),
     ("start to first task, Redis, s", "start", REDIS, "s", 0.4),
+    ("1,000 no-ops beside a task of 10 s, 2 children, Redis, s", "no-ops beside a task of 10 s", REDIS, "s", 0.2),
 )
+SPREADS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("1, 2, 8 or 32 children", tuple(f"{children} children" for children in alone.CROWDS)),
+    ("few or many messages waiting", tuple(f"{depth:,} waiting" for depth in alone.DEPTHS)),
+    ("1 or 100 queues", tuple(f"{queues} queues" for queues in alone.LINES)),
+)
+"""What the dispatcher's CPU a task should hardly depend on."""
+SPREAD = 1.5
+SCENARIOS = frozenset(
+    [scenario for _, scenario, _ in COLUMNS]
+    + [goal[1] for goal in GOALS]
+    + [scenario for _, scenarios in SPREADS for scenario in scenarios]
+)
+"""All that is shown."""
 FLOOR_FACTOR = 2.0
 """How many times the CPU of the floor may be used, with results on Redis."""
 ABOUT = """## Figures
@@ -108,6 +124,16 @@ def _goals(results: Results) -> Iterator[str]:
         factor = ours / floor
         met = factor <= FLOOR_FACTOR
         yield _goal("Redis, results: CPU as a multiple of the floor's", shown(FLOOR_FACTOR), shown(factor), met)
+
+    for one in (REDIS, SQLITE, MEMORY):
+        for text, scenarios in SPREADS:
+            values = [_value(results, scenario, one, "dispatcher µs") for scenario in scenarios]
+            known = [value for value in values if value]
+            if len(known) > 1:
+                spread = max(known) / min(known)
+                where = one.removeprefix("engine, ")
+                what = f"{where}, {text}: most CPU of the dispatcher as a multiple of the least"
+                yield _goal(what, shown(SPREAD), shown(spread), spread <= SPREAD)
 
 
 def _goal(text: str, goal: str, value: str, met: bool) -> str:

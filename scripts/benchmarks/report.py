@@ -46,9 +46,10 @@ def head(servers: Mapping[str, Server], before: Path | None) -> Results:
         "machine": f"{os.cpu_count()} CPUs (load {os.getloadavg()[0]:.1f} before the run), Linux "
         f"{platform.release().partition('-')[0]}, Python {platform.python_version()}",
     }
-    return (found or here) | {
+    return here | {
         "versions": versions | {server.name + " server": server.version for server in servers.values()},
         "scenarios": found.get("scenarios", {}),
+        "dates": found.get("dates", {}),
     }
 
 
@@ -56,6 +57,7 @@ def add(results: Results, name: str, scenario: Scenario) -> None:
     """Puts the figures of a scenario in, in the order of the contenders."""
     rows = results["scenarios"].get(name, {}) | scenario
     order = {one.name: place for place, one in enumerate(CONTENDERS)}
+    results["dates"][name] = results["date"]
     results["scenarios"][name] = {one: rows[one] for one in sorted(rows, key=lambda one: order.get(one, len(order)))}
 
 
@@ -80,7 +82,7 @@ def markdown(results: Results) -> str:
     parts = [f"{results['date']}, {results['machine']}; {_versions(results)}. Medians.\n"]
     for name, scenario in results["scenarios"].items():
         figures = list(dict.fromkeys(figure for row in scenario.values() for figure in row))
-        parts.append(f"\n## {name}\n")
+        parts.append(f"\n## {name} ({results['dates'].get(name, results['date'])})\n")
         parts.append("| | " + " | ".join(figures) + " |")
         parts.append("|---" * (len(figures) + 1) + "|")
         for contender, row in scenario.items():

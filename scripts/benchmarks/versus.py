@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from contenders import Contender
 from runs import Run, running
@@ -24,20 +25,26 @@ def drain(contender: Contender, servers: Servers, *, keep: bool, scale: float = 
     when a result is missing in a sample."""
     tasks = max(1000, int(contender.tasks * scale))
     with running(contender, servers, keep=keep) as run:
-        command = run.command(CHILDREN)
-        if contender.worker_first:
-            run.start(command)
-            run.ask("ask", "hold")
-        _, _, sending = run.ask("keep", "send_bulk", tasks)
-        if contender.worker_first:
-            run.ask("ask", "let_go")
-        else:
-            run.start(command)
+        _, _, sending = start_on_full_queue(run, CHILDREN, "send_bulk", tasks)
         figures = measured_drain(run, tasks)
         figures["bulk µs"] = sending / tasks * 1e6
         if keep:
             check(run)
     return figures
+
+
+def start_on_full_queue(run: Run, children: int, function: str, *arguments: Any) -> list[float]:
+    """Has the client send, and the worker begin when all is sent; returns how many, and wall and CPU seconds."""
+    command = run.command(children)
+    if not run.contender.worker_first:
+        sent: list[float] = run.ask("keep", function, *arguments)
+        run.start(command)
+        return sent
+    run.start(command)
+    run.ask("ask", "hold")
+    sent = run.ask("keep", function, *arguments)
+    run.ask("ask", "let_go")
+    return sent
 
 
 def measured_drain(run: Run, tasks: int) -> Figures:
@@ -48,8 +55,22 @@ def measured_drain(run: Run, tasks: int) -> Figures:
     worker_end, server_end = run.settled_usage()
     done = tasks - begun
     roles = used(worker, worker_end)
+    return each(done, wall, roles, used(server, server_end))
+
+
+def measured_part(run: Run, first: int, last: int) -> Figures:
+    """Measures a drain between two of its tasks; it may go on."""
+    run.wait_for(first)
+    (worker, server), begun, start = run.usage(), run.ledger.total, time.monotonic()
+    run.wait_for(last)
+    (worker_end, server_end), ended, end = run.usage(), run.ledger.total, time.monotonic()
+    return each(ended - begun, end - start, used(worker, worker_end), used(server, server_end))
+
+
+def each(done: int, wall: float, roles: dict[str, float], server: dict[str, float]) -> Figures:
+    """Returns what was used for each task."""
     figures = {"tasks/s": done / wall, "cpu µs": sum(roles.values()) / done * 1e6}
-    figures["server µs"] = sum(used(server, server_end).values()) / done * 1e6
+    figures["server µs"] = sum(server.values()) / done * 1e6
     return figures | {f"{role} µs": spent / done * 1e6 for role, spent in roles.items()}
 
 

@@ -330,8 +330,8 @@ class TestGathering:
         ("rate", "in_socket", "pause"),
         [
             (0, 100, 0.0),  # nothing to expect
-            (300, 100, 0.0),  # too little to wait for
-            (400, 100, LONGEST),
+            (150, 100, 0.0),  # too little to wait for
+            (200, 100, LONGEST),
             (3200, 100, LONGEST),
             (6400, 100, LONGEST / 2),  # by then there is enough
             (6400, 0, 0.0),  # children wait

@@ -10,7 +10,7 @@ from engine.runtime.dispatcher.prefetch import HORIZON
 
 LONGEST = 0.001
 """Seconds that it waits at most."""
-FEW = 4
+FEW = 2
 """Outcomes that must be expected in that time: for fewer it is not worth it."""
 ENOUGH = 32
 """Outcomes that make a good turn: it need not wait for more."""

@@ -87,12 +87,17 @@ def worker(children: int) -> list[str]:
 
 def hold() -> None:
     """Keeps messages from being fetched, where a worker must be up before there can be any."""
-    app.client.broker(lambda transport: transport.pause("default", True))
+    _pause(True)
 
 
 def let_go() -> None:
     """Ends `hold`."""
-    app.client.broker(lambda transport: transport.pause("default", False))
+    _pause(False)
+
+
+def _pause(paused: bool) -> None:
+    for queue in ("default", *QUEUES):
+        app.client.broker(lambda transport, queue=queue: transport.pause(queue, paused))  # type: ignore[misc]
 
 
 def send(count: int) -> list[str]:
@@ -126,6 +131,11 @@ def send_last(seconds: float, count: int) -> None:
     """Sends tasks that last."""
     for _ in range(count):
         last.delay(seconds)
+
+
+def send_beside(seconds: float, count: int) -> list[str]:
+    """Sends one task that lasts, and no-ops, together."""
+    return [result.id for result in app.send_many([last.s(seconds), *[noop.s()] * count])]
 
 
 def kept(sent: list[str]) -> int:
