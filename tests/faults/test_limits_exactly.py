@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 
 from faults_rig import Rig
 
-COUNT = 300
+COUNT = int(os.environ.get("LIMIT_TASKS", "300"))
 LIMIT = 0.02
 
 

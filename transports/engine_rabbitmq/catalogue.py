@@ -31,6 +31,8 @@ class Order(msgspec.Struct, omit_defaults=True):
     ids: list[str] = []
     until: float = 0.0
     command: bytes = b""
+    at: float = 0.0
+    """When the command was given, in seconds since the epoch."""
 
 
 _fact = msgspec.json.Decoder(QueueFact)

@@ -44,7 +44,10 @@ _order = msgspec.json.Decoder(Order)
 class Session:
     """One consuming connection. `fetch` belongs to the fetch lane, `acknowledge` to any."""
 
-    def __init__(self, connection: Connection, topology: Topology, publisher: Publisher, queues: Sequence[str]) -> None:
+    def __init__(
+        self, connection: Connection, topology: Topology, publisher: Publisher, queues: Sequence[str], since: float
+    ) -> None:
+        """``since``: when the worker came (epoch). What was ordered after that is heard, perhaps for a second time."""
         self.connection = connection
         self.held: dict[bytes, Entry] = {}
         """What the lanes hold, by claim. Change it under `ready`."""
@@ -69,7 +72,9 @@ class Session:
         """Do the subscriptions no longer fit what is known of the queues?"""
         self._version = 0
         self._commands: list[bytes] = []
+        self._since = since
         self._hears = False
+        """Is what comes new?"""
         self._woken = False
         self._waiting = False
         self._ringing = False
@@ -363,7 +368,7 @@ class Session:
         order = _order.decode(entry)
         if order.ids:
             self._catalogue.revoke(order.ids, order.until)
-        if order.command and self._hears:
+        if order.command and (self._hears or order.at > self._since):
             with self.ready:
                 self._commands.append(order.command)
                 self.ready.notify_all()

@@ -179,7 +179,7 @@ class RabbitTransport(Transport):
 
     def broadcast(self, command: bytes) -> None:
         """See `Transport.broadcast`."""
-        self._publisher.order([Order(command=command[:_MOST_COMMAND])])
+        self._publisher.order([Order(command=command[:_MOST_COMMAND], at=time.time())])
 
     def check(self) -> Sequence[str]:
         """See `Transport.check`."""
@@ -213,7 +213,7 @@ class RabbitTransport(Transport):
                 if session is not None:
                     session.connection.close()
                 connection = Connection(self._address, "consumer")
-                session = Session(connection, self._topology(connection), self._publisher, queues)
+                session = Session(connection, self._topology(connection), self._publisher, queues, _came(worker))
                 session.open()
                 self._sessions[worker.id] = session
             else:
@@ -249,6 +249,14 @@ class RabbitTransport(Transport):
             "not say otherwise), also while its task runs: set consumer_timeout in rabbitmq.conf to more milliseconds "
             "than your longest task takes, and say so here with consumer_timeout under [broker]"
         ]
+
+
+def _came(worker: Worker) -> float:
+    """Returns when a worker came, which is when its lock was made; now, where that cannot be seen."""
+    try:
+        return os.stat(worker.lock).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _sizes(connection: Connection, places: Sequence[str]) -> dict[str, int]:
