@@ -209,6 +209,18 @@ class TestItEndedHere:
         again = rig.comes("a")
         assert rig.settle() == [Release(again.claim, counts="crash")]
 
+    def test_what_was_given_back_because_of_it_runs(self, rig: GateRig) -> None:
+        """Or it would be given back each time that it comes, for ever."""
+        run = rig.runs(rig.come(rig.delivery("a", gate=False))[0])
+        rig.lose_connection()
+        rig.ends(run, Release(run.claim, counts="crash"), final=False)
+        rig.settle(run.claim)
+        rig.comes("a")
+        rig.settle()
+        rig.comes("a", copied=True)
+        assert rig.settle() == []
+        assert rig.handed == ["a"]
+
     def test_also_for_what_waits_already(self, rig: GateRig) -> None:
         run = rig.runs(rig.come(rig.delivery("a", gate=False))[0])
         retry = Again(run.claim, Envelope("a", b"next"))

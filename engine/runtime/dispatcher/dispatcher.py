@@ -175,6 +175,7 @@ class Dispatcher:
         gate.active = not capabilities.keeps_claims and not capabilities.in_process
         gate.crashed = desk.crashed
         gate.judge_death = outcomes.judge
+        self._settler.claims_end_with_connection = gate.active
         if gate.active:
             self._fetcher.most_deliveries = NO_LIMIT
         if self._link.results is not None:

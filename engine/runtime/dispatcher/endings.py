@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from engine.contract.message import Message
-from engine.contract.transport import Ack, Again, Dead, Settlement
+from engine.contract.transport import Ack, Again, Dead, Release, Settlement
 from engine.runtime.dispatcher.settle import Item
 
 RECENT = 10.0
@@ -72,11 +72,16 @@ class Endings:
             self._ended[item.id] = _End(retries, Ack(b""), now + RECENT)
 
     def settlement_of(self, message: Message) -> Settlement | None:
-        """Returns what a delivery of this message is to be settled with, as its run has ended; None: not known."""
+        """Returns what a delivery of this message is to be settled with, as its run has ended; None: not known. That it
+        is to be given back is told once: what was given back comes again, and is to run."""
         end = self._ended.get(message.id)
         if end is None or end.retries < message.retries:
             return None
-        return end.settlement if end.retries == message.retries else Ack(b"")
+        if end.retries > message.retries:
+            return Ack(b"")
+        if isinstance(end.settlement, Release):
+            del self._ended[message.id]
+        return end.settlement
 
     def prune(self, now: float) -> None:
         """Forgets what is too old."""

@@ -316,7 +316,7 @@ class Gate:
         log.info("task came again while it runs here: it runs on", extra=held.fields)
 
     def _settle(self, held: Held, settlement: Settlement, why: str) -> None:
-        log.info("message of a task that came again is settled, not run: %s", why, extra=held.fields)
+        log.debug("message of a task that came again is settled, not run: %s", why, extra=held.fields)
         changed = msgspec.structs.replace(settlement, claim=held.claim, record=None)
         message = held.message
         self._settler.submit([Item(message.task, message.id, changed, facts=facts_of(message, held.delivery))])

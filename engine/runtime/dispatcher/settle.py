@@ -127,6 +127,8 @@ class Settler:
         self.publish: Callable[[Item, Callable[[], None]], None] = lambda item, then: then()
         """Publishes what goes before an item, then makes the call in any lane."""
         self._unsettled: set[Item] = set()
+        self.claims_end_with_connection = False
+        """Is a claim that is gone none that another worker has taken over? Then the gate sees to its end."""
         self.bytes = 0
         """How much waits: bodies of records."""
         self.on_settled: Callable[[Sequence[Item]], None] | None = None
@@ -180,7 +182,7 @@ class Settler:
                 item.entry.done = True
                 journals.add(item.entry.journal)
             if stale and item.claim in stale:
-                _log_stale(item)
+                self._log_stale(item)
             if item.then is not None:
                 item.then(bool(stale) and item.claim in stale)
         for journal in journals:
@@ -189,18 +191,19 @@ class Settler:
         if self.on_settled is not None:
             self.on_settled(items)
 
-
-def _log_stale(item: Item) -> None:
-    if item.replayed:
-        log.debug("settled before, by the dispatcher that died", extra=item.fields)
-    elif item.started:
-        log.warning(
-            "task ran here but its end was refused: it is another worker's now, or was settled before, by a call whose "
-            "answer was lost",
-            extra=item.fields,
-        )
-    else:
-        log.info("message is another worker's now, or was settled before", extra=item.fields)
+    def _log_stale(self, item: Item) -> None:
+        if item.replayed:
+            log.debug("settled before, by the dispatcher that died", extra=item.fields)
+        elif self.claims_end_with_connection:
+            log.debug("its claim ended with the connection: it is settled when it comes again", extra=item.fields)
+        elif item.started:
+            log.warning(
+                "task ran here but its end was refused: it is another worker's now, or was settled before, by a call "
+                "whose answer was lost",
+                extra=item.fields,
+            )
+        else:
+            log.info("message is another worker's now, or was settled before", extra=item.fields)
 
 
 class SettleLane(Lane):
