@@ -18,7 +18,7 @@ PORTS = {"amqp": 5672, "amqps": 5671, "rpc": 5672}
 TLS = {"ca_file": str, "cert_file": str, "key_file": str}
 """Options that are files: whom to trust (not set: whom the system trusts), and who we are."""
 HEARTBEAT = 5.0
-"""Seconds between signs of life; a peer is taken for dead 5 s later (pika adds those)."""
+"""Seconds between signs of life, as agreed with the server."""
 CONNECT_TIMEOUT = 5.0
 """Seconds for each step of connecting."""
 _DEAD_PEER = 8000

@@ -27,6 +27,10 @@ log = logging.getLogger("engine.rabbitmq")
 T = TypeVar("T")
 ANSWER_TIMEOUT = 10.0
 """Seconds after which a request that has no answer ends the connection."""
+_SILENT = 1.5
+"""Heartbeats without a byte from the server after which it is gone. (pika itself takes up to four.)"""
+_LISTEN = 0.5
+"""Seconds between two looks for bytes."""
 _GOODBYE = 2.0
 """Seconds that a goodbye may take."""
 _LAST = 0.1
@@ -158,7 +162,20 @@ class Connection:
         self.raw = raw
         raw.add_on_connection_blocked_callback(self._on_blocked)
         raw.add_on_connection_unblocked_callback(self._on_unblocked)
+        raw.ioloop.call_later(_LISTEN, lambda: self._listen(raw.bytes_received, 0))
         self._opened.set_result(None)
+
+    def _listen(self, received: int, silent: int) -> None:
+        """Ends the connection to a server that is silent. It counts looks, not seconds: a process that was stopped has
+        heard nothing either."""
+        if self.error is not None or not self.raw.is_open:
+            return
+        now = self.raw.bytes_received
+        silent = 0 if now != received else silent + 1
+        if silent * _LISTEN > _SILENT * self.address.heartbeat:
+            self.abort("no sign of life from the server")
+        else:
+            self.raw.ioloop.call_later(_LISTEN, lambda: self._listen(now, silent))
 
     def _on_blocked(self, raw: Any, frame: Any) -> None:
         self.blocked_since = time.monotonic()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -23,6 +24,11 @@ from engine_rabbitmq.messages import Entry
 
 LISTED_BODY = 64 * 1024
 _GONE = 404
+_MOST_PREFETCH = 65_535
+"""That a subscription may have. (Without a number RabbitMQ pushes 2,000 of a quorum queue.)"""
+_LOOK = 0.005
+_SILENCE = 2.0
+"""Seconds without a message after which no further one is expected."""
 
 
 class StoredLetter:
@@ -98,6 +104,15 @@ class DeadLetters:
         self._visit(place, pick, lambda: use([letter.entry for letter in latest.values()]))
         return len(latest)
 
+    def _wait(self, count: Callable[[], int], wanted: int) -> None:
+        """Waits until a count is what is wanted; not for long, as other hands may take some out at the same time. (A
+        channel that is closed before the queue has heard of all acknowledgements forgets the rest.)"""
+        before, silent_since = -1, time.monotonic()
+        while (now := count()) < wanted and time.monotonic() - silent_since < _SILENCE:
+            if now != before:
+                before, silent_since = now, time.monotonic()
+            time.sleep(_LOOK)
+
     def _visit(self, place: str, pick: Callable[[StoredLetter], bool], use: Callable[[], None]) -> None:
         """Shows each dead letter of a queue; removes the picked ones once ``use`` has returned."""
         picked: list[int] = []
@@ -112,17 +127,19 @@ class DeadLetters:
 
         channel = Channel(self._connection)
         consume = {"queue": place, "on_message_callback": arrived}
-        barrier = ("basic_qos", {"prefetch_count": 0})
+        prefetch = ("basic_qos", {"prefetch_count": _MOST_PREFETCH})
         try:
-            channel.call_all([barrier, ("basic_consume", consume)])
-            before = -1
-            while before != seen:
-                before = seen
-                channel.call_all([barrier])
+            there = channel.call("queue_declare", queue=place, passive=True).message_count
+            subscriptions = 1 + there // _MOST_PREFETCH
+            channel.call_all([prefetch, *[("basic_consume", consume)] * subscriptions])
+            self._wait(lambda: seen, there)
             if picked:
                 use()
-            self._connection.post(lambda: _sort(channel.raw, picked))
-            channel.call_all([barrier])
+            self._connection.post(lambda: _sort(channel.raw, picked, seen))
+            channel.call_all([prefetch])
+            self._wait(
+                lambda: channel.call("queue_declare", queue=place, passive=True).message_count, seen - len(picked)
+            )
         except exceptions.ChannelClosedByBroker as error:
             if error.reply_code != _GONE:
                 raise failure(error, self._connection.address.place) from error
@@ -130,12 +147,16 @@ class DeadLetters:
             channel.close()
 
 
-def _sort(raw: Any, picked: Iterable[int]) -> None:
+def _sort(raw: Any, picked: Sequence[int], seen: int) -> None:
     """Removes the picked ones and gives back the others: now, as who looks next must see them."""
-    if raw is not None:
-        for tag in picked:
-            raw.basic_ack(tag)
-        raw.basic_nack(0, multiple=True, requeue=True)
+    if raw is None:
+        return
+    if len(picked) == seen:
+        raw.basic_ack(0, multiple=True)
+        return
+    for tag in picked:
+        raw.basic_ack(tag)
+    raw.basic_nack(0, multiple=True, requeue=True)
 
 
 def _why(entry: Entry) -> tuple[str, float]:
