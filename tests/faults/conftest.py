@@ -11,7 +11,8 @@ from faults_rig import Rig
 
 from engine.testing.faults.proxy import Proxy
 
-TRANSPORTS = ["memory", "sqlite", "redis"]
+TRANSPORTS = ["memory", "sqlite", "redis", "rabbitmq"]
+SERVERS = ["redis", "rabbitmq"]
 
 
 @pytest.fixture
@@ -40,7 +41,13 @@ def redis(rigs: Callable[..., Rig]) -> Rig:
     return rigs("redis")
 
 
-@pytest.fixture
-def proxied(rigs: Callable[..., Rig]) -> Rig:
-    """A rig on Redis whose engine goes through a proxy."""
-    return rigs("redis", through=Proxy)
+@pytest.fixture(params=SERVERS)
+def served(request: pytest.FixtureRequest, rigs: Callable[..., Rig]) -> Rig:
+    """A rig for each transport that has a server, to be killed."""
+    return rigs(request.param)
+
+
+@pytest.fixture(params=SERVERS)
+def proxied(request: pytest.FixtureRequest, rigs: Callable[..., Rig]) -> Rig:
+    """A rig for each transport that has a server, whose engine goes through a proxy."""
+    return rigs(request.param, through=Proxy)

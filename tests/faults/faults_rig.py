@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "transports"))
+
+from rabbit_server import shared
 
 from engine import Engine
 from engine.app.results import AsyncResult
@@ -18,15 +24,65 @@ from engine.testing.faults.clock import WallClock
 from engine.testing.faults.ledger import Ledger
 from engine.testing.faults.points import VARIABLE
 from engine.testing.faults.proxy import Proxy
+from engine.testing.faults.rabbitmq import Rabbit
 from engine.testing.harness import EngineProcess, toml, wait_for
 
 APP = "engine.testing.faults.tasks"
 
 
+class VirtualHost(Server):
+    """A virtual host of the RabbitMQ node that all tests of this process share: a node takes long to start. It may be
+    killed, as its tests run one after the other."""
+
+    def __init__(self, node: Rabbit, folder: Path) -> None:
+        super().__init__(folder)
+        self.node = node
+        self.port = node.port
+        self.url = node.url_of(node.virtual_host())
+        self.results = f"sqlite:///{folder}/results.db"
+
+    def start(self) -> None:
+        """Starts the node, if it was killed."""
+        if self.node.process is None:
+            self.node.start()
+
+    def kill(self) -> None:
+        """Kills the node."""
+        self.node.kill()
+
+    def pause(self) -> None:
+        """Stops the node: it hangs."""
+        self.node.pause()
+
+    def resume(self) -> None:
+        """Lets the node go on."""
+        self.node.resume()
+
+    def unseen(self) -> dict[str, int]:
+        """Returns what no client sees: how many messages are claimed, by anybody, and how many are on the ladder."""
+        name = self.url.rpartition("/")[2]
+        queues = f'[Q || Q <- rabbit_amqqueue:list(<<"{name}">>), amqqueue:get_type(Q) =:= rabbit_quorum_queue]'
+        said = self.node.evaluate(
+            "Count = fun (Q, Query) -> {ok, {_, N}, _} = ra:local_query(amqqueue:get_pid(Q), Query), N end, "
+            'IsRung = fun (Q) -> {resource, _, queue, N} = amqqueue:get_name(Q), string:prefix(N, "engine.delay.") '
+            "=/= nomatch end, "
+            f"Queues = {queues}, {{lists:sum([Count(Q, fun rabbit_fifo:query_messages_checked_out/1) || Q <- Queues]), "
+            "lists:sum([Count(Q, fun rabbit_fifo:query_messages_ready/1) || Q <- Queues, IsRung(Q)])}."
+        )
+        claimed, delayed = re.findall(r"\d+", said)
+        return {"claimed": int(claimed), "delayed": int(delayed)}
+
+    def close(self) -> None:
+        """Leaves the node up, for the next test."""
+        if self.node.process is not None:
+            self.node.resume()
+        self.start()
+
+
 def made(transport: str, folder: Path) -> Broker:
     """Returns a broker, not started; without its server's program the test is skipped, or fails under CI=true."""
     try:
-        return broker(transport, folder)
+        return VirtualHost(shared(), folder) if transport == "rabbitmq" else broker(transport, folder)
     except ConfigError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
@@ -128,6 +184,8 @@ class Rig:
         counts = self.client.client.broker(lambda transport: transport.counts()).values()
         places = ("ready", "delayed", "claimed", "dead")
         found = {place: sum(getattr(one, place) for one in counts) for place in places}
+        if isinstance(self.broker, VirtualHost):
+            found |= self.broker.unseen()
         return {place: count for place, count in found.items() if count}
 
     def wait_empty(self) -> None:

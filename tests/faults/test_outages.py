@@ -21,84 +21,85 @@ def _lines_of_each(log: str) -> Counter[str]:
 
 
 @pytest.mark.parametrize("down", [0.2, 3.0])
-def test_an_outage_ends_no_process_and_what_ran_is_told_when_it_is_over(redis: Rig, down: float) -> None:
-    engine = redis.start(concurrency=2)
-    before = redis.pids()
-    running = redis.send("sleep", down / 2)
-    wait_for(lambda: redis.starts(running.id), "it to run")
+def test_an_outage_ends_no_process_and_what_ran_is_told_when_it_is_over(served: Rig, down: float) -> None:
+    engine = served.start(concurrency=2)
+    before = served.pids()
+    running = served.send("sleep", down / 2)
+    wait_for(lambda: served.starts(running.id), "it to run")
     mark = len(engine.log)
-    redis.broker.kill()
+    served.broker.kill()
     time.sleep(down)
-    redis.broker.start()
+    served.broker.start()
     assert running.get(timeout=20) == running.id
-    following = redis.send("sleep")
+    following = served.send("sleep")
     assert following.get(timeout=20) == following.id
-    assert redis.pids() == before
-    assert redis.ledger().count() == {running.id: 1, following.id: 1}
-    redis.wait_empty()
-    redis.wait_log("back after")
+    assert served.pids() == before
+    assert served.ledger().count() == {running.id: 1, following.id: 1}
+    served.wait_empty()
+    served.wait_log("back after")
     assert max(_lines_of_each(engine.log[mark:]).values()) < 5, engine.log[mark:]
 
 
-def test_a_client_that_waited_before_an_outage_waits_again_after_it(redis: Rig) -> None:
-    redis.start(concurrency=2)
-    assert redis.send("sleep").get(timeout=20)
-    redis.broker.kill()
-    redis.broker.start()
-    result = redis.send("sleep", 0.1)
+def test_a_client_that_waited_before_an_outage_waits_again_after_it(served: Rig) -> None:
+    served.start(concurrency=2)
+    assert served.send("sleep").get(timeout=20)
+    served.broker.kill()
+    served.broker.start()
+    result = served.send("sleep", 0.1)
     assert result.get(timeout=20) == result.id
 
 
-def test_limits_hold_while_the_broker_is_away(redis: Rig) -> None:
-    redis.start(concurrency=2)
-    result = redis.send("last", 60, time_limit=1.5)
-    start = wait_for(lambda: redis.ledger().by_id.get(result.id), "it to run")[0]
-    redis.broker.kill()
+def test_limits_hold_while_the_broker_is_away(served: Rig) -> None:
+    served.start(concurrency=2)
+    result = served.send("last", 60, time_limit=1.5)
+    start = wait_for(lambda: served.ledger().by_id.get(result.id), "it to run")[0]
+    served.broker.kill()
     wait_for(lambda: not os.path.exists(f"/proc/{start.pid}"), "the child to be killed", 10)
-    redis.broker.start()
+    served.broker.start()
     assert "TimeLimitExceeded" in repr(result.get(timeout=20, propagate=False))
-    assert redis.starts(result.id) == 1
+    assert served.starts(result.id) == 1
 
 
-def test_children_killed_while_the_broker_is_away_have_their_tasks_run_again_afterwards(redis: Rig) -> None:
-    redis.start(concurrency=2)
-    result = redis.send("sleep", 0.5)
-    start = wait_for(lambda: redis.ledger().by_id.get(result.id), "it to run")[0]
-    redis.broker.kill()
+def test_children_killed_while_the_broker_is_away_have_their_tasks_run_again_afterwards(served: Rig) -> None:
+    served.start(concurrency=2)
+    result = served.send("sleep", 0.5)
+    start = wait_for(lambda: served.ledger().by_id.get(result.id), "it to run")[0]
+    served.broker.kill()
     os.kill(start.pid, signal.SIGKILL)
-    redis.wait_log("task lost", result.id)
-    redis.broker.start()
+    served.wait_log("task lost", result.id)
+    served.broker.start()
     assert result.get(timeout=20) == result.id
-    assert redis.starts(result.id) == 2
+    assert served.starts(result.id) == 2
 
 
-def test_a_dispatcher_killed_while_the_broker_is_away_loses_nothing(redis: Rig) -> None:
-    engine = redis.start(concurrency=2)
-    result = redis.send("sleep", 0.3)
-    wait_for(lambda: redis.starts(result.id), "it to run")
-    redis.broker.kill()
-    wait_for(lambda: redis.ledger().ends[result.id], "it to end")
+def test_a_dispatcher_killed_while_the_broker_is_away_loses_nothing(served: Rig) -> None:
+    engine = served.start(concurrency=2)
+    result = served.send("sleep", 0.3)
+    wait_for(lambda: served.starts(result.id), "it to run")
+    served.broker.kill()
+    wait_for(lambda: served.ledger().ends[result.id], "it to end")
     for _ in range(2):
         pid = engine.pid_of("dispatcher")
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda pid=pid: engine.pid_of("dispatcher") not in (pid, None, 0), "the next dispatcher")
-    redis.broker.start()
+    served.broker.start()
     assert result.get(timeout=30) == result.id
-    assert redis.starts(result.id) == 1
-    redis.wait_empty()
+    assert served.starts(result.id) == 1
+    served.wait_empty()
 
 
-def test_an_engine_stops_while_the_broker_is_away_and_nothing_is_lost(redis: Rig) -> None:
-    engine = redis.start(concurrency=2)
-    result = redis.send("sleep", 0.3)
-    wait_for(lambda: redis.starts(result.id), "it to run")
-    redis.broker.kill()
+def test_an_engine_stops_while_the_broker_is_away_and_nothing_is_lost(served: Rig) -> None:
+    engine = served.start(concurrency=2)
+    result = served.send("sleep", 0.3)
+    wait_for(lambda: served.starts(result.id), "it to run")
+    served.broker.kill()
     assert engine.stop(60) == 1
-    redis.broker.start()
-    redis.start()
+    served.broker.start()
+    served.start()
     assert result.get(timeout=20) == result.id
-    assert redis.starts(result.id) == 2
-    redis.wait_empty()
+    # A result backend of its own has the end; the broker's own was away too, so the task runs again.
+    assert served.starts(result.id) == (1 if served.broker.results != served.broker.url else 2)
+    served.wait_empty()
 
 
 def test_a_half_open_link_is_noticed_in_ten_seconds_and_forgotten_when_it_heals(proxied: Rig) -> None:
@@ -114,19 +115,19 @@ def test_a_half_open_link_is_noticed_in_ten_seconds_and_forgotten_when_it_heals(
     assert proxied.pids() == before
 
 
-def test_a_server_that_hangs_and_goes_on_loses_nothing(redis: Rig) -> None:
-    redis.start(concurrency=4)
-    results = redis.send_many("sleep", 300, 0.01)
-    wait_for(lambda: len(redis.ledger().ends) > 50, "some to end")
-    before = redis.pids()
-    redis.server.pause()
+def test_a_server_that_hangs_and_goes_on_loses_nothing(served: Rig) -> None:
+    served.start(concurrency=4)
+    results = served.send_many("sleep", 300, 0.01)
+    wait_for(lambda: len(served.ledger().ends) > 50, "some to end")
+    before = served.pids()
+    served.server.pause()
     time.sleep(6.5)
-    redis.server.resume()
+    served.server.resume()
     for result in results:
         assert result.get(timeout=30) == result.id
-    assert set(redis.ledger().count().values()) == {1}
-    assert redis.pids() == before
-    redis.wait_empty()
+    assert set(served.ledger().count().values()) == {1}
+    assert served.pids() == before
+    served.wait_empty()
 
 
 @pytest.mark.parametrize(("switch", "part"), [("lose", 0.03), ("tear", 0.02)])

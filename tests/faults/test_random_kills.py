@@ -50,7 +50,7 @@ def test_a_queue_of_short_tasks_survives_its_dispatchers(tmp_path: Path) -> None
     assert verdict.kills["dispatcher"] >= 3
 
 
-@pytest.mark.parametrize("transport", ["sqlite", "redis"])
+@pytest.mark.parametrize("transport", ["sqlite", "redis", "rabbitmq"])
 def test_deploys_under_load_are_noticed_by_no_task(tmp_path: Path, transport: str) -> None:
     made(transport, tmp_path)
     kills = ["reload", "restart"]
