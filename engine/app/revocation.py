@@ -12,13 +12,13 @@ from engine.contract.results import Record
 from engine.contract.transport import Found, Transport
 from engine.errors import ConfigError, TransportError
 
-_KEPT = 30 * 86400.0
+KEPT = 30 * 86400.0
 """Seconds for which a revocation is remembered at least: a task may be scheduled that far ahead."""
 
 
 def revoke(client: Client, ids: Sequence[str], terminate: bool, expires: float) -> None:
     """Revokes tasks by their ids. Raises BrokerUnavailable; TransportError where the broker cannot record it."""
-    until = time.time() + max(_KEPT, expires)
+    until = time.time() + max(KEPT, expires)
     found = client.broker(lambda transport: _revoke(transport, list(ids), until, terminate))
     records = [record for message in found if (record := ends.removed(message)) is not None]
     if records:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from dispatcher_rig import TASKS, Rig, body_of, message, wait_for
 
@@ -115,6 +117,27 @@ def test_a_revocation_reaches_what_is_in_hand(rig: Rig) -> None:
     rig.children[0].end(rig.children[0].take())
     rig.wait_state("a", "SUCCESS")
     assert rig.take(timeout=0.1) is None
+
+
+def test_a_revocation_reaches_what_is_on_its_way_back_to_wait_for_its_turn(rig: Rig) -> None:
+    """An hour's wait: the broker did not find it where it looked, and must look again."""
+    held, go = threading.Event(), threading.Event()
+
+    def hold(method: str, args: tuple[Any, ...]) -> None:
+        if method == "settle" and any(getattr(one, "at", None) for one in args[0]):
+            held.set()
+            go.wait(10.0)
+
+    rig.served.fault = hold
+    rig.publish(message("first", "t.rated"), message("limited", "t.rated"))
+    assert held.wait(10.0)
+    assert not rig.served.transport.revoke(["limited"], time.time() + 60)
+    rig.served.transport.broadcast(commands.encode(commands.Revoke(["limited"])))
+    heard = len(rig.served.called("commands"))
+    wait_for(lambda: len(rig.served.called("commands")) > heard + 1, "the order to be heard")
+    go.set()
+    rig.wait_state("limited", "REVOKED")
+    assert rig.place("limited") is None
 
 
 def test_terminate_asks_the_supervisor_to_interrupt(rig: Rig) -> None:

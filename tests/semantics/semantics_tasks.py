@@ -442,6 +442,14 @@ def retry_at_gate(self, name: str):
     raise self.retry(countdown=0)
 
 
+def _retry_in_an_hour(self, name: str):
+    note("start", self.request.id, self.request.retries)
+    hold(name)
+    raise self.retry(countdown=3600)
+
+
+retry_in_an_hour = app.task(bind=True, name="retry_in_an_hour")(_retry_in_an_hour)
+early_retry_in_an_hour = app.task(bind=True, name="early_retry_in_an_hour", acks_late=False)(_retry_in_an_hour)
 early_wait = app.task(bind=True, name="early_wait", acks_late=False)(
     lambda self, name: [note("start", self.request.id), hold(name)][0]
 )

@@ -78,6 +78,20 @@ def test_a_running_task_that_was_revoked_does_not_run_again_after_a_retry(site):
     assert len(site.starts(result)) == 1
 
 
+@pytest.mark.parametrize("task", [tasks.retry_in_an_hour, tasks.early_retry_in_an_hour], ids=["late", "early"])
+def test_a_running_task_that_was_revoked_ends_when_it_retries_and_not_when_the_retry_is_due(site, task):
+    result, other = task.delay(task.name), tasks.stubborn.delay("return")
+    site.wait_start(result)
+    site.wait_start(other)
+    result.revoke()
+    # Orders are heard in their order: when the second was carried out, the first was heard.
+    other.revoke(terminate=True)
+    assert_revoked(other)
+    site.open(task.name)
+    assert_revoked(result)
+    assert len(site.starts(result)) == 1
+
+
 def test_a_task_that_has_ended_is_left_as_it_is(site):
     result = tasks.add.delay(1, 2)
     assert result.get(timeout=10) == 3

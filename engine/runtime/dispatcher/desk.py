@@ -66,6 +66,8 @@ class Desk:
         """Returns claims that an earlier dispatcher's table knew."""
         self.on_reconciled: Callable[[Reconciled], None] = lambda result: None
         self.on_received: Callable[[Sequence[Held]], None] | None = None
+        self.is_revoked: Callable[[str], bool] = lambda task: False
+        """Was a task revoked while this worker was up?"""
         self.interrupt: Callable[[Run], None] = lambda run: None
         """Has the supervisor interrupt a run."""
         self.gate = gate
@@ -196,8 +198,11 @@ class Desk:
         self.settler.submit([end_item(held.message, end, held.delivery)])
         self.run_hooks(held, end)
 
-    def ordered(self, order: commands.Revoke) -> None:
-        """Carries out a revocation for what is in hand here."""
+    def ordered(self, order: commands.Revoke, waiting: list[str]) -> None:
+        """Carries out a revocation for what is in hand here. What is ``waiting`` for its turn may have been on its way
+        back when the broker looked for it: once it is there, the broker looks again."""
+        if waiting:
+            self.settler.submit([Item("", "", None, then=lambda stale: self._publisher.revoke(waiting))])
         ids = set(order.ids)
         dropped = self.handoff.drop_revoked(ids) + self.gate.take(lambda held: held.message.id in ids)
         self._end_revoked(dropped)

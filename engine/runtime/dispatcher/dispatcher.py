@@ -167,6 +167,7 @@ class Dispatcher:
         desk.unknown_claims = outcomes.unknown_claims
         desk.on_reconciled = self._reconciled
         desk.interrupt = self._interrupt
+        desk.is_revoked = self._fetcher.filter.is_revoked
         desk.draining = self._wiring.draining
         desk.knows_all = self._wiring.start == 1
         outcomes.on_registry = self._learn

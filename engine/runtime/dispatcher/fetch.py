@@ -73,8 +73,8 @@ class Desk(Protocol):
     def taken_over(self, found: Sequence[TakenOver]) -> None:
         """Hears of claims of dead workers."""
 
-    def ordered(self, order: commands.Revoke) -> None:
-        """Hears of an order that was broadcast."""
+    def ordered(self, order: commands.Revoke, waiting: list[str]) -> None:
+        """Hears of an order that was broadcast, and which of its messages wait for their turn."""
 
 
 class FetchLane(Lane):
@@ -220,5 +220,5 @@ class FetchLane(Lane):
             except ValueError:
                 log.warning("a command that this version does not know was ignored: %r", command[:100])
                 continue
-            self.filter.revoke(order.ids)
-            self._mailbox.post(self._desk.ordered, order)
+            waiting = self.filter.revoke(order.ids)
+            self._mailbox.post(self._desk.ordered, order, waiting)

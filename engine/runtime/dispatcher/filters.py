@@ -36,13 +36,18 @@ class Filter:
         self._accept = frozenset(worker.accept)
         self._max_message = int(worker.max_message)
 
-    def revoke(self, ids: Iterable[str]) -> None:
-        """Remembers ids that were revoked while this worker was up. Fetch lane."""
+    def revoke(self, ids: Iterable[str]) -> list[str]:
+        """Remembers ids that were revoked while this worker was up; returns those that wait for their turn. Fetch
+        lane."""
         told = dict.fromkeys(ids)
         self._revoked.update(told)
-        self._rates.forget(told)
         while len(self._revoked) > REVOKED_MOST:
             del self._revoked[next(iter(self._revoked))]
+        return self._rates.forget(told)
+
+    def is_revoked(self, id: str) -> bool:
+        """Was it revoked while this worker was up? Any lane."""
+        return id in self._revoked
 
     def sort(self, deliveries: Iterable[Delivery], registry: Registry) -> tuple[list[Held], list[Item]]:
         """Returns what to hand out, in order, and what to settle instead."""

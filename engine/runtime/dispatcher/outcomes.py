@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from engine.app import ends, wire
-from engine.contract.transport import Reconciled, Release
+from engine.contract.message import Message
+from engine.contract.transport import Again, Delivery, Reconciled, Release
+from engine.errors import MessageError
 from engine.runtime.dispatcher import attribution
 from engine.runtime.dispatcher.crew import Run
 from engine.runtime.dispatcher.desk import Desk
@@ -185,6 +187,9 @@ class Outcomes:
             item = Item(outcome.task, outcome.id, None, entry=entry)
             desk.publish_again(held, lambda: desk.settler.pass_on(item))
             return
+        if type(settlement) is Again and desk.is_revoked(outcome.id):
+            outcome = _revoked_instead(outcome, settlement)
+            settlement = outcome.settlement
         self._items.append(
             Item(
                 outcome.task,
@@ -270,6 +275,17 @@ class Outcomes:
     def _done(self, entry: Entry) -> None:
         entry.done = True
         entry.journal.consume()
+
+
+def _revoked_instead(outcome: wire.Outcome, retry: Again) -> wire.Outcome:
+    """A task that was revoked while it ran, and is to be retried: it ends now, not when the retry is due."""
+    try:
+        message = Message.decode(retry.envelope.body)
+    except MessageError:
+        return outcome  # of a child that was tampered with; whoever fetches it says so
+    message.retries = outcome.retries
+    end = ends.revoked(message, Delivery(outcome.id, outcome.queue, b"", retry.claim, outcome.deliveries))
+    return msgspec.structs.replace(outcome, settlement=end.settlement, state=end.state, reason=end.reason)
 
 
 def _ended(

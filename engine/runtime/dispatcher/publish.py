@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import msgspec
 
 from engine.app import ends, relay, wire
+from engine.app.revocation import KEPT
 from engine.contract.message import Batch, Envelope
 from engine.contract.results import Record
-from engine.contract.transport import CannotTell
+from engine.contract.transport import CannotTell, Found
 from engine.errors import BrokerFull, BrokerUnavailable, EngineError, TransportError
 from engine.runtime.board import Board
 from engine.runtime.dispatcher.lanes import Backoff, Inbox, Lane, Mailbox
@@ -113,6 +114,10 @@ class PublishLane(Lane):
         """Gets records, and makes the call with them in the main lane; with None when they cannot be read now. Main
         lane."""
         self.inbox.put([Do(lambda: self._look_up(ids, then))])
+
+    def revoke(self, ids: Sequence[str]) -> None:
+        """Has the broker look once more for messages that were revoked. Any lane."""
+        self.inbox.put([Do(lambda: self._revoke_again(list(ids)))])
 
     def stored(self, records: Sequence[Record]) -> None:
         """Hears of records that were stored here: somebody may wait for one of them. Any lane."""
@@ -218,11 +223,22 @@ class PublishLane(Lane):
         """Revokes; answers when it is on record that what was found will not run."""
         found = list(self._link.transport.revoke(ids, until))
         value = _encode(found)
+        self._record_removed(found, lambda: self._answer(ask, value))
+
+    def _revoke_again(self, ids: list[str]) -> None:
+        try:
+            found = self._link.transport.revoke(ids, time.time() + KEPT)
+        except TransportError as error:
+            log.warning("revoked messages that wait for their turn end when it comes: %s", error)
+        else:
+            self._record_removed(found, lambda: None)
+
+    def _record_removed(self, found: Sequence[Found], then: Callable[[], None]) -> None:
         records = [record for one in found if (record := ends.removed(one)) is not None]
         if records:
-            self._mailbox.post(self.record, records, lambda: self._answer(ask, value))
+            self._mailbox.post(self.record, records, then)
         else:
-            self._answer(ask, value)
+            then()
 
     def _answer(self, ask: Ask, value: bytes, error: str | None = None, text: str = "") -> None:
         reply = wire.Reply(ask.request.spawn, ask.request.number, value, error, text)

@@ -43,11 +43,10 @@ class Rates:
             line = self._lines[task] = _Line()
         return line.turn(id, 1.0 / rate, now)
 
-    def forget(self, ids: Iterable[str]) -> None:
-        """Gives up the turns of messages that will not come."""
+    def forget(self, ids: Iterable[str]) -> list[str]:
+        """Gives up the turns of messages that are not to come; returns which of them had one."""
         gone = set(ids)
-        for line in self._lines.values():
-            line.forget(gone)
+        return [id for line in self._lines.values() for id in line.forget(gone)]
 
     def _tidy(self, now: float) -> None:
         if now - self._tidied < _TIDY_EVERY:
@@ -90,11 +89,13 @@ class _Line:
             return self._reserve(id, pause, now)
         return None
 
-    def forget(self, gone: set[str]) -> None:
-        """Closes the line behind those that are left."""
-        if not gone.isdisjoint(self.turns):
+    def forget(self, gone: set[str]) -> list[str]:
+        """Closes the line behind those that are left; returns those that had a turn."""
+        found = [id for id in self.turns if id in gone]
+        if found:
             self.turns = {id: turn for id, turn in self.turns.items() if id not in gone}
             self._next = max(self.turns.values(), default=self._due - self._pause) + self._pause
+        return found
 
     def tidy(self, now: float) -> bool:
         """Forgets old turns; returns whether anything is left to know."""
