@@ -172,6 +172,9 @@ class _Execution:
                 f"the result has {len(data):,} bytes, and max_result allows {self.task.max_result:,}: "
                 "store it elsewhere and return a path, a key or an id"
             )
+        children = self.request.children
+        if links:
+            children = [*children, *(envelope.id for envelope in links)]
         body = _encode(
             Body(
                 SUCCESS,
@@ -184,7 +187,7 @@ class _Execution:
                 message.retries,
                 run.worker,
                 runtime,
-                self.request.children + [envelope.id for envelope in links] or None,
+                children or None,
                 message.parent,
                 message.root,
             )
