@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from engine import AsyncResult, EagerResult, Engine, Signature, Task, current_task, shared_task
+from engine import AsyncResult, EagerResult, Engine, Signature, Task, current_app, current_task, shared_task
 
 app = Engine("typed", broker="memory://", acks_late=True)
 
@@ -80,6 +80,8 @@ assert_type(fetch_bound.delay("u").get(), bytes)
 assert_type(app.send_task("elsewhere"), AsyncResult[Any])
 assert_type(add.max_retries, int | None)
 assert_type(bool(current_task), bool)
+assert_type(current_app, Engine)
+assert_type(add.apply_async((1,), retry_policy={"max_retries": None, "interval_step": 0.5}), AsyncResult[int])
 
 
 async def awaited() -> None:
@@ -104,3 +106,6 @@ app.task(max_retry=3)  # type: ignore[call-overload]
 app.task(max_retries="3")  # type: ignore[call-overload]
 Engine("x", ack_late=True)  # type: ignore[call-arg]
 number: int = named.delay("a").get()  # type: ignore[assignment]
+add.apply_async((1,), retry_policy={"max_retires": 5})  # type: ignore[arg-type]
+app.control.revoke("id")  # type: ignore[attr-defined]
+current_app.nothing_like_it()  # type: ignore[attr-defined]
