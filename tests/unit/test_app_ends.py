@@ -29,14 +29,14 @@ def message(**fields: Any) -> Message:
 def error_of(end: End) -> BaseException:
     assert end.settlement.record is not None
     assert end.settlement.record.final
-    assert end.settlement.record.order == (100.0, 2, 1)
+    assert end.settlement.record.order == (100.0, 2, 4)
     assert end.settlement.record.body == end.body
     return failures.rebuild(msgspec.json.decode(end.body, type=Body))
 
 
 INFO = TaskInfo("t")
-LATE = FakeRun(claim=b"c")
-EARLY = FakeRun(claim=b"")
+LATE = FakeRun(claim=b"c", deliveries=4)
+EARLY = FakeRun(claim=b"", deliveries=4)
 IGNORED = TaskInfo("t", ignore_result=True)
 KEPT = TaskInfo("t", ignore_result=True, store_errors_even_if_ignored=True)
 DEAD = TaskInfo("t", acks_on_failure_or_timeout=False)
@@ -44,7 +44,7 @@ DEAD = TaskInfo("t", acks_on_failure_or_timeout=False)
 
 @pytest.mark.parametrize(("crashes", "again"), [(0, True), (1, True), (2, False), (5, False)])
 def test_a_crash(crashes: int, again: bool) -> None:
-    end = ends.lost(message(), FakeRun(b"c", crashes=crashes), INFO, "SIGSEGV", 3)
+    end = ends.lost(message(), FakeRun(b"c", deliveries=4, crashes=crashes), INFO, "SIGSEGV", 3)
     if again:
         assert end == End(Release(b"c", counts="crash"), reason="SIGSEGV")
         return

@@ -362,6 +362,25 @@ def test_started_is_recorded_in_order(bench: Bench) -> None:
     assert result.get(timeout=0) == 1
 
 
+@pytest.mark.parametrize("how", ["return", "raise", "retry"])
+def test_every_record_of_a_run_says_of_which_delivery_it_is(bench: Bench, how: str) -> None:
+    """By it an older run, which was taken for dead, cannot overwrite what a newer one wrote."""
+
+    @bench.app.task(bind=True, track_started=True)
+    def work(self: Any) -> None:
+        self.update_state("HALF")
+        if how == "retry":
+            raise self.retry()
+        if how == "raise":
+            raise ValueError("no")
+
+    work.delay()
+    run = FakeRun(deliveries=3)
+    record = bench.run(run).settlement.record
+    assert record is not None
+    assert [one.deliveries for one in [*run.emitted, record]] == [3, 3, 3]
+
+
 def test_a_state_called_success_is_not_the_end(bench: Bench) -> None:
     @bench.app.task(bind=True)
     def boast(self: Any) -> None:
