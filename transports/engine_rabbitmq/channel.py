@@ -26,6 +26,8 @@ class Channel:
         """pika's channel while it is open. For the connection's own thread only."""
         self.on_closed: Callable[[Exception], None] = lambda error: None
         """Called in the connection's thread when the server, or a lost connection, has closed it."""
+        self.refusals_are_losses = False
+        """Is a refusal told as BrokerUnavailable to all whose requests were under way, and not as pika's?"""
         self._on_open = on_open
         self._running: set[Future[Any]] = set()
 
@@ -80,7 +82,7 @@ class Channel:
         if raw is self.raw:
             self.raw = None
         told = failure(error, self.connection.address.place)
-        refused = isinstance(error, exceptions.ChannelClosedByBroker)
+        refused = isinstance(error, exceptions.ChannelClosedByBroker) and not self.refusals_are_losses
         for future in list(self._running):
             fail(future, error if refused else told)
         self.on_closed(told)

@@ -62,6 +62,7 @@ class Session:
         self._epoch = os.urandom(5).hex()
         self._channel = Channel(connection, self._opened)
         self._channel.on_closed = self._lost
+        self._channel.refusals_are_losses = True  # of a request of one lane, which is no other lane's fault
         self._buffer = PrefetchBuffer()
         self._tags = DeliveryTags()
         self._prefetch = PrefetchSize()
