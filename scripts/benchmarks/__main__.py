@@ -26,6 +26,8 @@ from servers import Server, is_there, rabbitmq_server, redis_server
 from versus import Figures, Servers
 
 RESULTS = Path(__file__).resolve().parent / "results"
+QUICK = ("drain", "drain, results", "round trip", "idle, 2 children")
+"""What is measured with --quick, unless others are named."""
 Measure = Callable[[Contender, Servers], Figures]
 
 
@@ -102,7 +104,7 @@ def _scenarios(options: argparse.Namespace) -> dict[str, tuple[Measure, int, Cal
         return {name: one for name, one in (found | rest).items() if name in readme.SCENARIOS}
     if options.scenarios:
         return {name: one for name, one in (found | rest).items() if any(map(name.startswith, options.scenarios))}
-    return found if options.quick else found | rest
+    return {name: found[name] for name in QUICK} if options.quick else found | rest
 
 
 def _takes_part(contender: Contender, options: argparse.Namespace) -> bool:
@@ -134,7 +136,7 @@ def _keep(results: report.Results, folder: Path, *, write: bool) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="less of everything, one round: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="a little of the most important: under two minutes")
     parser.add_argument("--summary", action="store_true", help="what the README shows, in less than 15 minutes")
     parser.add_argument("--full", action="store_true", help="with 1,000,000 waiting messages")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (drains and starts: two more)")
