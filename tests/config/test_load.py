@@ -202,6 +202,14 @@ def test_a_soft_limit_from_a_weaker_place_is_dropped_when_it_is_not_below(file: 
     assert _load(file, text, env={"ENGINE_TASKS_TIME_LIMIT": "95"}).settings.tasks.soft_time_limit == 90.0
 
 
+def test_a_hard_limit_of_the_code_is_dropped_when_it_is_not_above(file: Path) -> None:
+    code = Settings(tasks=TaskSection(time_limit=Duration(5)))
+    config = _load(file, "[tasks]\nsoft_time_limit = 10", code=code)
+    assert (config.settings.tasks.time_limit, config.settings.tasks.soft_time_limit) == (UNSET, 10.0)
+    assert config.origins.get("tasks.time_limit") is None
+    assert _load(file, "[tasks]\nsoft_time_limit = 4", code=code).settings.tasks.time_limit == 5
+
+
 def test_a_soft_limit_from_a_stronger_place_must_be_below(file: Path) -> None:
     problems = _problems(file, "[tasks]\ntime_limit = 60", env={"ENGINE_TASKS_SOFT_TIME_LIMIT": "2m"})
     assert problems == ["ENGINE_TASKS_SOFT_TIME_LIMIT: 2m is not below the time_limit of 1m (worker.toml:2)"]

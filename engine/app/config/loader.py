@@ -194,7 +194,11 @@ def _check_inherited(
     if hard is not None and (soft is None or _SOURCES.index(soft.source) < _SOURCES.index(hard.source)):
         tasks.soft_time_limit = UNSET
         origins.pop("tasks.soft_time_limit", None)
-    elif soft is not None and (hard is None or soft.source != hard.source):
+    elif soft is not None and hard is None:
+        # The code's: what it would give to a task is dropped too when it does not fit what the operator wrote.
+        tasks.time_limit = UNSET
+        origins.pop("tasks.time_limit", None)
+    elif soft is not None and hard is not None and soft.source != hard.source:
         where = origins["tasks.time_limit"]
         limit = brief(tasks.time_limit)
         problems.append(soft.error(f"{brief(tasks.soft_time_limit)} is not below the time_limit of {limit} ({where})"))
