@@ -112,7 +112,6 @@ class _Execution:
             return self._unreadable(error)
         if self.info.track_started:
             emit_state(self.request, STARTED, {"pid": os.getpid(), "hostname": run.hostname})
-        log.debug("%s[%s] starts", task.name, message.id)
         pid = _process.pid
         ended: BaseException | None = None
         value = None
@@ -146,7 +145,6 @@ class _Execution:
         if task.hooks:
             self._hook("on_success", value, message.id, self.request.args, self.request.kwargs)
             self._after_return(SUCCESS, value, None)
-        log.debug("%s[%s] succeeded in %.3f s", task.name, message.id, runtime)
         return Outcome(
             run.sequence,
             run.generation,

@@ -1,6 +1,7 @@
 """An engine starts, works, drains, and leaves nothing behind; and says in one line why it cannot start."""
 
 import os
+import re
 import signal
 import socket
 
@@ -260,3 +261,10 @@ def test_the_end_of_its_terminal_ends_it_and_hup_on_a_terminal_reloads_it(site):
     engine.process.send_signal(signal.SIGHUP)
     assert engine.wait() == 0
     engine.assert_nothing_left()
+
+
+def test_at_debug_each_end_is_a_line(site):
+    engine = site.engine(worker='log_level = "DEBUG"').start()
+    result = site.send("add", 1, 2)
+    assert result.get(timeout=20) == 3
+    wait_for(lambda: re.search(rf"DEBUG .* SUCCESS after 0\.\d+ s \[tasks.add {result.id}\]", engine.log), "the line")

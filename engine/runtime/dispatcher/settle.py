@@ -190,6 +190,8 @@ class Settler:
         self.on_ended(items, stale)
         if self.on_settled is not None:
             self.on_settled(items)
+        if log.isEnabledFor(logging.DEBUG):
+            _tell(items)
 
     def _log_stale(self, item: Item) -> None:
         if item.replayed:
@@ -204,6 +206,13 @@ class Settler:
             )
         else:
             log.info("message is another worker's now, or was settled before", extra=item.fields)
+
+
+def _tell(items: Sequence[Item]) -> None:
+    """Logs the ends that children told of. Here and not in the child, which would wait where nobody reads the log."""
+    for item in items:
+        if (ended := item.outcome) is not None:
+            log.debug("%s after %.3f s", ended.state or "given back", ended.runtime, extra=item.fields)
 
 
 class SettleLane(Lane):
