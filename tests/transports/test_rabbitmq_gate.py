@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rabbit_server import shared
 
-from engine import Engine
+from engine import Engine, WorkerLostError
+from engine.runtime.dispatcher import marks
 from engine.testing.faults.rabbitmq import Rabbit
 from engine.testing.harness import EngineProcess, toml, wait_for
 
@@ -60,7 +61,7 @@ class Site:
         self.engines: list[EngineProcess] = []
         self.client = Engine("client", broker=self.url, backend=f"sqlite:///{folder}/results.db")
 
-    def engine(self, name: str, concurrency: int = 2) -> EngineProcess:
+    def engine(self, name: str, concurrency: int = 2, dead_after: str = "1s") -> EngineProcess:
         """Starts an engine."""
         folder = self.folder / name
         folder.mkdir()
@@ -68,11 +69,16 @@ class Site:
         for shared_file in ("ledger", "go"):
             (folder / shared_file).symlink_to(self.folder / shared_file)
         results = f"sqlite:///{self.folder}/results.db"
-        engine = EngineProcess(
-            folder, toml("gate_tasks:app", broker=self.url, results=results, concurrency=concurrency)
-        )
+        config = toml("gate_tasks:app", broker=self.url, results=results, concurrency=concurrency)
+        engine = EngineProcess(folder, config.replace('dead_after = "1s"', f'dead_after = "{dead_after}"'))
         self.engines.append(engine)
         return engine.start()
+
+    def is_marked(self, id: str) -> bool:
+        """Does a mark tell that a child runs this task?"""
+        with self.client.client.results() as backend:
+            mark = marks.read(backend.get([marks.mark_id(id)]).get(marks.mark_id(id)))
+        return mark is not None and mark.begun
 
     def ledger(self) -> list[str]:
         """What tasks have noted."""
@@ -149,10 +155,11 @@ def test_what_runs_on_is_not_run_again(
 
 @pytest.mark.parametrize("task", ["waits", "ignored"])
 def test_what_runs_on_elsewhere_is_waited_for(site: Site, task: str) -> None:
-    first = site.engine("one", concurrency=1)
+    first = site.engine("one", concurrency=1, dead_after="20s")
     result = site.client.send_task(f"gate_tasks.{task}", ignore_result=task == "ignored")
     wait_for(lambda: site.started()[result.id] == 1, "it to run")
-    second = site.engine("two")
+    wait_for(lambda: site.is_marked(result.id), "a beat to mark it")
+    second = site.engine("two", dead_after="20s")
     # The first worker's subscriptions are gone for longer than those of the second: that is who gets it.
     os.kill(first.pid_of("dispatcher"), signal.SIGSTOP)
     site.cut()
@@ -166,14 +173,21 @@ def test_what_runs_on_elsewhere_is_waited_for(site: Site, task: str) -> None:
     assert second.stop() == 0
 
 
-def test_what_ran_in_a_tree_that_was_killed_runs_again(site: Site) -> None:
-    first = site.engine("one", concurrency=1)
+def test_what_ran_in_trees_that_were_killed_counts_crashes(site: Site) -> None:
+    """Each time another engine gets it at once; the third makes it a dead letter."""
     result = site.client.send_task("gate_tasks.waits")
-    wait_for(lambda: site.started()[result.id] == 1, "it to run")
-    second = site.engine("two")
-    first.kill_tree()
-    wait_for(lambda: site.started()[result.id] == 2, "it to run again")
-    site.go()
-    assert result.get(timeout=20) == result.id
-    wait_for(site.is_done, "an empty broker")
-    assert second.stop() == 0
+    for count in (1, 2, 3):
+        engine = site.engine(str(count), concurrency=1)
+        wait_for(lambda count=count: site.started()[result.id] == count, "it to run")
+        wait_for(lambda: site.is_marked(result.id), "a mark that tells so")
+        engine.kill_tree()
+    last = site.engine("last", concurrency=1)
+    with pytest.raises(WorkerLostError, match="its worker died"):
+        result.get(timeout=20)
+    assert "it runs again (crash 1)" in site.engines[1].log
+    assert "it runs again (crash 2)" in site.engines[2].log
+    letter = site.client.client.broker(lambda transport: transport.dead_letter(result.id))
+    assert letter is not None
+    assert (letter.reason.partition(":")[0], letter.crashes) == ("crash limit", 3)
+    assert site.started()[result.id] == 3
+    assert last.stop() == 0
