@@ -37,6 +37,7 @@ NOW = int(getattr(socket, "MSG_DONTWAIT", 0))
 PEEK = int(socket.MSG_PEEK)
 """Look at the packet, and leave it where it is."""
 _QUIETLY = int(getattr(socket, "MSG_NOSIGNAL", 0))
+_LOST = int(getattr(socket, "MSG_CTRUNC", 0))
 _CLOSED_AT_EXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 
 
@@ -226,8 +227,9 @@ def _memfd_of(data: bytes) -> int:
 def receive(sock: socket.socket, flags: int = 0) -> bytes:
     """Receives (or, with `PEEK`, looks at) one packet; b"" is the end of the stream. Raises BlockingIOError when
     ``flags`` hold `NOW` and nothing is there, and OSError for a large packet when no file can be opened any more."""
-    data, ancillary, _, _ = sock.recvmsg(BUFFER, 64, flags | _CLOSED_AT_EXEC)
-    if not ancillary and data != MEMFD:
+    data, ancillary, told, _ = sock.recvmsg(BUFFER, 64, flags | _CLOSED_AT_EXEC)
+    # A descriptor that found no room is told of by the flag. Without it none was sent, whatever the packet says.
+    if not ancillary and not told & _LOST:
         return data
     fds = descriptors(ancillary)
     try:

@@ -57,6 +57,15 @@ class TestJournal:
         assert len(journal) == 1
         assert journal.read() == []
 
+    def test_who_pretends_that_a_descriptor_follows_sent_what_cannot_be_read(
+        self, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        ours, theirs = pair
+        theirs.send(wire.MEMFD)
+        wire.send(theirs, wire.encode(stored(7)))
+        journal = Journal(0, ours)
+        assert [packet.sequence for _, packet in journal.read()] == [7]
+
     def test_another_reader_of_the_socket_sees_what_was_not_consumed(
         self, pair: tuple[socket.socket, socket.socket]
     ) -> None:
