@@ -164,7 +164,8 @@ class Chaos:
         self.engine.kill_tree()
         self.kills.append(Kill("tree", at))
         self.ledger.read()
-        self.torn.append({id for id in self.ledger.by_id if id not in self._finals(self.ledger.by_id)})
+        finals = self._finals(self.ledger.by_id)
+        self.torn.append({id for id in self.ledger.by_id if id not in finals})
         self.engine.env.pop(VARIABLE, None)
         self._start_again()
 
