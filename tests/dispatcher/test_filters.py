@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from dispatcher_rig import TASKS, Rig, body_of, message, wait_for
 
 from engine.app import commands
 from engine.app.settings import WorkerSection
 from engine.app.wire import TaskInfo
 from engine.contract import Delivery
+from engine.errors import TransportError
 from engine.runtime import board as words
 from engine.runtime import control
 from engine.runtime.dispatcher.filters import Filter
@@ -54,6 +56,26 @@ def test_an_unknown_task_fails_and_is_replayed_by_a_worker_that_knows_it(make_ri
     rig.start()
     rig.children[0].end(rig.children[0].take())
     rig.wait_state("a", "SUCCESS")
+
+
+def test_dead_letters_that_could_not_be_looked_through_are_looked_through_again(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.runtime.dispatcher.dispatcher.LOOK_AGAIN", 0.05)
+    rig = make_rig().start()
+    rig.publish(message("a", "t.new"))
+    rig.wait_place("a", "dead")
+    rig.kill()
+    rig.tasks = [*rig.tasks, TaskInfo("t.new", acks_late=True)]
+    busy = TransportError("somebody else is at the same: try again")
+    looks = len(rig.served.called("dead"))
+    rig.served.fault = lambda method, args: (
+        busy if method == "dead" and len(rig.served.called("dead")) < looks + 3 else None
+    )
+    rig.start()
+    rig.children[0].end(rig.children[0].take())
+    rig.wait_state("a", "SUCCESS")
+    assert rig.log.count("dead letters are looked through later: somebody else") == 2
 
 
 def test_what_never_reaches_a_child_is_logged(rig: Rig) -> None:

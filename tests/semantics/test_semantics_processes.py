@@ -119,7 +119,8 @@ def test_a_dead_letter_of_an_unknown_task_is_replayed_by_a_worker_that_knows_it(
     )
     fresh.engine.signal(signal.SIGHUP)
     again = tasks.app.AsyncResult(result.id)
-    wait_for(lambda: fresh.dead(result) is None, "the dead letter to be replayed")
+    fresh.wait_log("1 dead letters are replayed")
+    assert fresh.dead(result) is None
     wait_for(lambda: tasks.app.AsyncResult(result.id).state == "SUCCESS", "it to have run")
     assert again.get(timeout=10) == 8
 

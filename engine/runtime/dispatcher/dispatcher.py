@@ -49,6 +49,9 @@ GIVE_UP_AFTER = 10.0
 UNHEARD = 60.0
 """Seconds that dead letters are looked back for, beyond the last takeover that was answered: a dispatcher needs some
 time to be replaced, and the broker's clock may be another."""
+LOOK_AGAIN = 2.0
+"""Seconds after which dead letters are looked through again that could not be."""
+NEVER = float("inf")
 CONFIG_STATUS, LATER_STATUS = 78, 75
 _INDEX = LANES.index("outcomes")
 
@@ -102,6 +105,7 @@ class Dispatcher:
         self._fetcher = FetchLane(self._board, self._link, self._mailbox, self._desk, settings.worker)
         self._observers = self._load_observers(settings)
         self._finishing = False
+        self._look_at = self._look_since = NEVER
         self._connect_parts()
 
     def boot(self) -> Sequence[str]:
@@ -240,9 +244,12 @@ class Dispatcher:
             self._mailbox.run()
         if self._outcomes.searching:
             self._outcomes.search()
-        self._desk.update(time.monotonic())
+        now = time.monotonic()
+        self._desk.update(now)
         if self._fetcher.parked and self._fetcher.limit():
             self._fetcher.wake()
+        if now >= self._look_at:
+            self._look_through_letters()
 
     def _hear(self) -> None:
         """Hears the supervisor."""
@@ -301,15 +308,23 @@ class Dispatcher:
         self._look_through_letters()
 
     def _look_through_letters(self) -> None:
-        registry, since = self._desk.registry, self._fetcher.heard_takeover - UNHEARD
+        registry = self._desk.registry
+        since, self._look_at = min(self._look_since, self._fetcher.heard_takeover - UNHEARD), NEVER
         if registry is None or self._desk.draining:
             return
 
         def look() -> None:
-            if found := look_through(self._link, registry, since):
+            found = look_through(self._link, registry, since)
+            if found is None:
+                self._mailbox.post(self._look_later, since)
+            elif found:
                 self._mailbox.post(self._desk.unrecorded, found)
 
+        self._look_since = NEVER
         self._publisher.inbox.put([Do(look)])
+
+    def _look_later(self, since: float) -> None:
+        self._look_since, self._look_at = since, time.monotonic() + LOOK_AGAIN
 
     def _learn(self, packet: wire.Registry) -> None:
         self._desk.handoff.learn(packet.generation, packet.tasks)

@@ -26,16 +26,16 @@ LOOKED_AT = 1000
 """Dead letters that are looked at, the latest first."""
 
 
-def look_through(link: Link, registry: Registry, since: float) -> list[DeadLetter]:
+def look_through(link: Link, registry: Registry, since: float) -> list[DeadLetter] | None:
     """Replays what this worker's tasks can run; returns, whole, what a takeover made ``since`` then (seconds since the
-    epoch) and is not on record."""
+    epoch) and is not on record. None: it could not look, and should try again."""
     try:
         letters = link.transport.dead(LOOKED_AT)
         _replay_known(link.transport, letters, registry)
         return _unrecorded(link, [letter for letter in letters if letter.died >= since])
     except TransportError as error:
-        log.warning("dead letters were not looked through: %s", error)
-        return []
+        log.warning("dead letters are looked through later: %s", error)
+        return None
 
 
 def _replay_known(transport: Transport, letters: Sequence[DeadLetter], registry: Registry) -> None:
