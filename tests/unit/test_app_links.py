@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
+import pytest
 from app_fakes import Bench
 
 from engine import AsyncResult, states
@@ -36,6 +38,18 @@ def test_links(bench: Bench) -> None:
     outcomes = bench.run_all()
     assert seen == [(failing.id, "failed")]
     assert [outcome.state for outcome in outcomes] == [states.FAILURE, states.SUCCESS]
+
+
+def test_countdown_and_expires_of_a_link_count_from_the_end_before_it(bench: Bench) -> None:
+    @bench.app.task
+    def one() -> int:
+        return 1
+
+    link = one.si().set(countdown=60, expires=600)
+    one.apply_async(countdown=3600, link=link)
+    (envelope,) = bench.run().publishes
+    assert envelope.due == pytest.approx(time.time() + 60, abs=30)
+    assert envelope.expires == pytest.approx(time.time() + 600, abs=30)
 
 
 def test_a_second_run_publishes_the_same_links(bench: Bench) -> None:
