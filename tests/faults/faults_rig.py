@@ -28,6 +28,7 @@ from engine.testing.faults.rabbitmq import Rabbit
 from engine.testing.harness import EngineProcess, toml, wait_for
 
 APP = "engine.testing.faults.tasks"
+PLACES = ("ready", "delayed", "claimed", "dead")
 
 
 class VirtualHost(Server):
@@ -58,25 +59,36 @@ class VirtualHost(Server):
         """Lets the node go on."""
         self.node.resume()
 
-    def unseen(self) -> dict[str, int]:
-        """Returns what no client sees: how many messages are claimed, by anybody, and how many are on the ladder."""
+    def places(self) -> dict[str, int]:
+        """Returns how many messages there are in each place, claimed by anybody: a client sees its own claims only. A
+        queue is asked for all at once, and twice, as a message may go from one to another meanwhile."""
         name = self.url.rpartition("/")[2]
-        queues = f'[Q || Q <- rabbit_amqqueue:list(<<"{name}">>), amqqueue:get_type(Q) =:= rabbit_quorum_queue]'
         said = self.node.evaluate(
-            "Count = fun (Q, Query) -> {ok, {_, N}, _} = ra:local_query(amqqueue:get_pid(Q), Query), N end, "
-            'IsRung = fun (Q) -> {resource, _, queue, N} = amqqueue:get_name(Q), string:prefix(N, "engine.delay.") '
-            "=/= nomatch end, "
-            f"Queues = {queues}, {{lists:sum([Count(Q, fun rabbit_fifo:query_messages_checked_out/1) || Q <- Queues]), "
-            "lists:sum([Count(Q, fun rabbit_fifo:query_messages_ready/1) || Q <- Queues, IsRung(Q)])}."
+            "Query = fun (S) -> {rabbit_fifo:query_messages_ready(S), rabbit_fifo:query_messages_checked_out(S)} end, "
+            "Count = fun (Q) -> {resource, _, queue, N} = amqqueue:get_name(Q), "
+            "{ok, {_, {R, C}}, _} = ra:local_query(amqqueue:get_pid(Q), Query), {binary_to_list(N), R, C} end, "
+            f'[Count(Q) || _ <- [1, 2], Q <- rabbit_amqqueue:list(<<"{name}">>), '
+            "amqqueue:get_type(Q) =:= rabbit_quorum_queue]."
         )
-        claimed, delayed = re.findall(r"\d+", said)
-        return {"claimed": int(claimed), "delayed": int(delayed)}
+        rows = re.findall(r'\{"([^"]+)",\s*(\d+),\s*(\d+)\}', said)
+        counts = [dict.fromkeys(PLACES, 0) for _ in range(2)]
+        for number, (queue, ready, claimed) in enumerate(rows):
+            count = counts[number * 2 // len(rows)]
+            count[_place_of(queue)] += int(ready)
+            count["claimed"] += int(claimed)
+        return {place: max(count[place] for count in counts) for place in PLACES}
 
     def close(self) -> None:
         """Leaves the node up, for the next test."""
         if self.node.process is not None:
             self.node.resume()
         self.start()
+
+
+def _place_of(queue: str) -> str:
+    if queue.startswith("engine.delay."):
+        return "delayed"
+    return "dead" if queue.endswith(".dead") or queue == "engine.lost" else "ready"
 
 
 def made(transport: str, folder: Path) -> Broker:
@@ -181,11 +193,11 @@ class Rig:
 
     def places(self) -> dict[str, int]:
         """Returns how many messages there are in each place at the broker, without the places that are empty."""
-        counts = self.client.client.broker(lambda transport: transport.counts()).values()
-        places = ("ready", "delayed", "claimed", "dead")
-        found = {place: sum(getattr(one, place) for one in counts) for place in places}
         if isinstance(self.broker, VirtualHost):
-            found |= self.broker.unseen()
+            found = self.broker.places()
+        else:
+            counts = self.client.client.broker(lambda transport: transport.counts()).values()
+            found = {place: sum(getattr(one, place) for one in counts) for place in PLACES}
         return {place: count for place, count in found.items() if count}
 
     def wait_empty(self) -> None:

@@ -92,7 +92,7 @@ def test_a_death_while_a_new_dispatcher_compares_claims_is_counted(rigs: Callabl
     rig.wait_log("task lost", "it runs again (crash 1)")
 
 
-@pytest.mark.parametrize("transport", ["sqlite", "redis"])
+@pytest.mark.parametrize("transport", ["sqlite", "redis", "rabbitmq"])
 @pytest.mark.parametrize("point", [*DISPATCHERS, "outcome.before_send", "outcome.after_send"])
 def test_a_retry_and_the_end_before_it_are_one_whatever_dies_between(
     rigs: Callable[..., Rig], transport: str, point: str
@@ -109,7 +109,7 @@ def test_a_retry_and_the_end_before_it_are_one_whatever_dies_between(
     assert extra == (1 if point == "outcome.before_send" else 0)
 
 
-@pytest.mark.parametrize("transport", ["sqlite", "redis"])
+@pytest.mark.parametrize("transport", ["sqlite", "redis", "rabbitmq"])
 @pytest.mark.parametrize("point", ["publish.before", "publish.after", "settle.after"])
 def test_what_a_task_sends_is_sent_once_whatever_dies_on_the_way(
     rigs: Callable[..., Rig], transport: str, point: str

@@ -15,7 +15,7 @@ import pika
 import pytest
 from rabbit_server import shared
 
-from engine.contract import Ack, Batch, Consumer, Dead, Delivery, Envelope, Release, Transport, Worker
+from engine.contract import Ack, Again, Batch, Consumer, Dead, Delivery, Envelope, Release, Transport, Worker
 from engine.errors import BrokerUnavailable, ConfigError, TransportError
 from engine.testing.faults.proxy import Proxy
 from engine.testing.faults.rabbitmq import Rabbit
@@ -369,8 +369,9 @@ def test_what_may_be_there_twice_is_not_held_up_as_if_its_run_went_on(
     after a loss does, also when it was given back meanwhile."""
     me = worker(tmp_path)
     consumer = transport.consume([QUEUE], me)
-    send(transport, "plain")
-    transport.publish([Envelope(id="retry", body=b"{}", replayed=True)])
+    send(transport, "retry", "plain")
+    (before,) = take(consumer, 1, settle=False)
+    consumer.settle([Again(before.claim, Envelope(id="retry", body=b"{}", replayed=True))])
     first = take(consumer, 2, settle=False)
     assert {(one.id, one.gate, one.copied) for one in first} == {("plain", False, False), ("retry", True, True)}
     server.control("close_all_connections", "--vhost", vhost, "a test")

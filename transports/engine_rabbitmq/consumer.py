@@ -142,7 +142,7 @@ class RabbitConsumer(Consumer):
 
 def _successor(settlement: Settlement, entry: Entry, now: float) -> Outgoing:
     if isinstance(settlement, Again):
-        return outgoing(settlement.envelope, settlement.envelope.due, now)
+        return outgoing(settlement.envelope, settlement.envelope.due, now, retry=True)
     if isinstance(settlement, Release):
         deliveries, crashes = _COUNTED[settlement.counts]
         return copy_of(entry, settlement.at, now, deliveries=deliveries, crashes=crashes)

@@ -117,9 +117,10 @@ class Entry:
         )
 
 
-def outgoing(envelope: Envelope, due: float | None, now: float) -> Outgoing:
-    """Returns a new message. ``due``: when, if not now. Raises TransportError for a queue's name that cannot be."""
-    headers: dict[str, Any] = {"engine-copy": True} if envelope.replayed else {}
+def outgoing(envelope: Envelope, due: float | None, now: float, *, retry: bool = False) -> Outgoing:
+    """Returns a new message. ``due``: when, if not now. ``retry``: each copy of it says that there may be another.
+    Raises TransportError for a queue's name that cannot be."""
+    headers: dict[str, Any] = {"engine-copy" if retry else "engine-replayed": True} if envelope.replayed else {}
     priority = min(9, max(0, envelope.priority))
     return _addressed(envelope.id, envelope.queue, priority, priority, envelope.body, headers, due, now)
 

@@ -23,7 +23,7 @@ from engine.runtime.dispatcher.filters import end_item, facts_of
 from engine.runtime.dispatcher.gate import Gate
 from engine.runtime.dispatcher.handout import Handoff, Held
 from engine.runtime.dispatcher.prefetch import Prefetch
-from engine.runtime.dispatcher.publish import PublishLane
+from engine.runtime.dispatcher.publish import PublishLane, repeated
 from engine.runtime.dispatcher.registry import Registry
 from engine.runtime.dispatcher.settle import Item, Settler
 
@@ -293,7 +293,7 @@ class Desk:
         else:
             self._published += 1
             batch = Batch(self._producer, self._published)
-        self._publisher.send(item.publishes, batch, then)
+        self._publisher.send(repeated(item.publishes) if item.replayed else item.publishes, batch, then)
 
     def _early_ack(self, held: Held) -> Item:
         return Item(

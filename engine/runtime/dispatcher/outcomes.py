@@ -141,7 +141,7 @@ class Outcomes:
         elif type(packet) is wire.Stored:
             self._items.append(Item("", packet.record.id, None, record=packet.record, entry=entry))
         elif type(packet) is wire.Request:
-            self._children.ask(entry.journal.slot, entry, packet)
+            self._children.ask(entry.journal.slot, entry, packet, again=self._replaying)
         elif type(packet) is wire.Death:
             self._death(entry, packet)
         elif type(packet) is wire.Stack:

@@ -45,6 +45,10 @@ class Caller(Protocol):
     def gone(self) -> bool:
         """Is there nobody to answer any more? Any lane."""
 
+    @property
+    def again(self) -> bool:
+        """May the call have been made before, by a dispatcher that died?"""
+
     def answer(self, reply: wire.Reply) -> None:
         """Sends the answer. Main lane."""
 
@@ -217,7 +221,7 @@ class PublishLane(Lane):
             # What must be sent is older; and while the broker is away, nobody waits here for its timeout.
             raise BrokerUnavailable("the broker cannot be reached now")
         batch = batch or Batch(ask.caller.producer, ask.request.number)
-        self._link.transport.publish(envelopes, batch=batch)
+        self._link.transport.publish(repeated(envelopes) if ask.caller.again else envelopes, batch=batch)
 
     def _revoke(self, ask: Ask, ids: list[str], until: float) -> None:
         """Revokes; answers when it is on record that what was found will not run."""
@@ -269,6 +273,11 @@ class PublishLane(Lane):
             return {}
         self._link.results_outage.worked(self.lane)
         return found
+
+
+def repeated(envelopes: Sequence[Envelope]) -> list[Envelope]:
+    """Returns messages that may have been published before, marked so."""
+    return [msgspec.structs.replace(envelope, replayed=True) for envelope in envelopes]
 
 
 def _methods(link: Link) -> dict[str, Callable[..., Any]]:

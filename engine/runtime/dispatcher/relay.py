@@ -32,11 +32,12 @@ CLIENTS_MOST = 256
 class ChildCaller:
     """A child that asked over its slot's socket. Its request stays in the journal until it is answered."""
 
-    __slots__ = ("entry", "gone", "producer")
+    __slots__ = ("again", "entry", "gone", "producer")
 
-    def __init__(self, entry: Entry, producer: str) -> None:
+    def __init__(self, entry: Entry, producer: str, *, again: bool) -> None:
         self.entry = entry
         self.producer = producer
+        self.again = again
         self.gone = False
 
     def answer(self, reply: wire.Reply) -> None:
@@ -85,6 +86,8 @@ class _ClientCall:
         self._clients = clients
         self._size = size
         self.client = client
+
+    again = False
 
     @property
     def producer(self) -> str:
@@ -199,9 +202,9 @@ class Children:
         self._worker = worker
         self._open: dict[int, list[ChildCaller]] = {}
 
-    def ask(self, slot: int, entry: Entry, request: wire.Request) -> None:
-        """Passes a child's call on."""
-        caller = ChildCaller(entry, f"{self._worker}.child.{request.spawn}")
+    def ask(self, slot: int, entry: Entry, request: wire.Request, *, again: bool) -> None:
+        """Passes a child's call on. ``again``: a dispatcher that died may have done so too."""
+        caller = ChildCaller(entry, f"{self._worker}.child.{request.spawn}", again=again)
         still = [one for one in self._open.get(slot, ()) if not one.gone]
         self._open[slot] = [*still, caller]
         self._gathering.called(time.monotonic())
