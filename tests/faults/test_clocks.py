@@ -5,6 +5,7 @@ runs notices. Only delays and dates go by it. Engine and client are on one host;
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,12 @@ from engine.testing.harness import wait_for
 
 DAY = 86400.0
 JUMPS = [0.0, DAY, -DAY, 3600.0, -1.0, 0.0]
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def rig(request: pytest.FixtureRequest, rigs: Callable[..., Rig]) -> Rig:
+    """A rig with no engine started."""
+    return rigs(request.param)
 
 
 @pytest.fixture
