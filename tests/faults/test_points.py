@@ -82,7 +82,7 @@ def test_what_was_acknowledged_early_and_not_handed_out_is_lost_and_never_runs_t
 def test_a_death_while_a_new_dispatcher_compares_claims_is_counted(rigs: Callable[..., Rig]) -> None:
     rig = rigs("sqlite")
     engine = rig.start(points="fetch.before_reconcile:sleep=1:2")
-    result = rig.send("sleep", 0.7)
+    result = rig.send("sleep", 3)  # longer than a slow machine takes for another dispatcher
     start = wait_for(lambda: rig.ledger().starts, "it to run")[0]
     os.kill(engine.pid_of("dispatcher"), signal.SIGKILL)
     rig.wait_log("dispatcher started (start 2")
