@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -92,8 +93,14 @@ def test_a_death_while_a_new_dispatcher_compares_claims_is_counted(rigs: Callabl
     rig.wait_log("task lost", "it runs again (crash 1)")
 
 
-@pytest.mark.parametrize("transport", ["sqlite", "redis", "rabbitmq"])
-@pytest.mark.parametrize("point", [*DISPATCHERS, "outcome.before_send", "outcome.after_send"])
+# Not of dispatchers on RabbitMQ: what one knows of ends whose claims were lost dies with it, and here each dies soon.
+@pytest.mark.parametrize(
+    ("transport", "point"),
+    [
+        *itertools.product(["sqlite", "redis"], DISPATCHERS),
+        *itertools.product(["sqlite", "redis", "rabbitmq"], ["outcome.before_send", "outcome.after_send"]),
+    ],
+)
 def test_a_retry_and_the_end_before_it_are_one_whatever_dies_between(
     rigs: Callable[..., Rig], transport: str, point: str
 ) -> None:
