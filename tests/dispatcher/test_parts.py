@@ -256,7 +256,7 @@ def test_the_publish_lane_shows_at_each_call_that_it_moves() -> None:
     seen: list[str] = []
     board = SimpleNamespace(stamp_lane=lambda index, working: seen.append("stamp") if working else None)
     transport = MagicMock(publish=lambda envelopes, batch: seen.append("publish"))
-    caller = SimpleNamespace(producer="p", gone=False, answer=lambda reply: None)
+    caller = SimpleNamespace(producer="p", gone=False, again=False, answer=lambda reply: None)
     lane = PublishLane(cast(Board, board), cast(Link, MagicMock(transport=transport)), Mailbox())
     envelope = Envelope("a", b"{}", "q")
     args = msgspec.msgpack.encode([[envelope], None])
