@@ -21,7 +21,7 @@ from engine.errors import ConfigError
 from engine.testing.faults.brokers import Broker, Server, broker
 from engine.testing.faults.clock import VARIABLE as CLOCK
 from engine.testing.faults.clock import WallClock
-from engine.testing.faults.ledger import Ledger
+from engine.testing.faults.ledger import FILE, Ledger
 from engine.testing.faults.points import VARIABLE
 from engine.testing.faults.proxy import Proxy
 from engine.testing.faults.rabbitmq import Rabbit
@@ -142,8 +142,11 @@ class Rig:
         """The engine started last."""
         return self.engines[-1]
 
-    def start(self, *, points: str = "", wait: bool = True, stderr: Any = None, **options: Any) -> EngineProcess:
-        """Starts an engine, with the points armed; its wall clock is `clock`."""
+    def start(
+        self, *, points: str = "", wait: bool = True, stderr: Any = None, host: str = "", **options: Any
+    ) -> EngineProcess:
+        """Starts an engine, with the points armed; its wall clock is `clock`. One of another ``host`` has a folder of
+        its own, and shares broker and ledger."""
         url = self.broker.url
         if self.front is not None:
             url = url.replace(str(self.server.port), str(self.front.port))
@@ -153,7 +156,11 @@ class Rig:
         config = toml(APP, broker=url, **options)
         if self.broker.results != self.broker.url:
             config = config.replace(f'[results]\nurl = "{url}"', f'[results]\nurl = "{self.broker.results}"')
-        engine = EngineProcess(self.folder, config, env=env)
+        folder = self.folder / host
+        if host:
+            folder.mkdir()
+            (folder / FILE).symlink_to(self.folder / FILE)
+        engine = EngineProcess(folder, config, env=env)
         self.engines.append(engine)
         return engine.start(wait=wait, stderr=stderr)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from faults_rig import Rig
@@ -13,6 +15,9 @@ from faults_rig import Rig
 from engine.errors import BrokerFull
 from engine.testing.faults.brokers import Redis
 from engine.testing.harness import wait_for
+
+DEAD_AFTER = 1.0
+"""Seconds, of the engines here."""
 
 
 def _lines_of_each(log: str) -> Counter[str]:
@@ -188,4 +193,39 @@ def test_a_whole_engine_that_was_paused_for_longer_than_it_counts_as_alive_ends_
     for result in results:
         assert result.get(timeout=20) == result.id
     assert set(rig.ledger().count().values()) == {1}
+    rig.wait_empty()
+
+
+@pytest.mark.parametrize("transport", ["sqlite", "redis"])
+def test_what_a_frozen_host_had_runs_on_another_and_what_it_says_afterwards_is_refused(
+    rigs: Callable[..., Rig], transport: str
+) -> None:
+    """Two engines that share nothing but the broker. One is stopped for twice as long as it takes to count as dead."""
+    rig = rigs(transport)
+    frozen = rig.start(host="frozen", concurrency=4, worker="prefetch = 20")
+    results = rig.send_many("sleep", 40, 0.3)
+    wait_for(lambda: len(rig.ledger().ends) >= 4, "some to end")
+    stopped = frozen.processes()
+    for process in stopped:
+        process.suspend()
+    began = time.monotonic()
+    cut = {start.id for start in rig.ledger().open.values()}
+    other = rig.start(host="other", concurrency=4)
+    taken = re.compile(r"worker \S+ is dead: (\d+) of its messages were released, 0 dead-lettered")
+    wait_for(lambda: taken.search(other.log), "its messages to be taken over")
+    wait_for(lambda: time.monotonic() - began > 2 * DEAD_AFTER, "twice the time after which it counts as dead")
+    for process in stopped:
+        process.resume()
+    for result in results:
+        assert result.get(timeout=30) == result.id
+    assert len(taken.findall(other.log)) == 1
+    again = {id for id, count in rig.ledger().count().items() if count > 1}
+    assert cut <= again
+    assert max(rig.ledger().count().values()) == 2
+    # What had ended at that moment, and was not settled, is started again too.
+    refused = re.compile(r"its end was refused.*")
+    wait_for(lambda: len(refused.findall(frozen.log)) == len(again), "all that the frozen one says to be refused")
+    assert all(any(id in line for line in refused.findall(frozen.log)) for id in again)
+    assert not taken.search(frozen.log)
+    assert {result.state for result in results} == {"SUCCESS"}
     rig.wait_empty()
