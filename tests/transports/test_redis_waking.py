@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import pytest
 from redis_rig import DEADLINE, QUEUE, ack_all, consumer_of, publish, record, take, worker
@@ -74,6 +74,8 @@ def test_one_message_wakes_one_worker(server: RedisServer, transport: RedisTrans
         wait_for_sleepers(server, 5)
         before = calls_of(server)
         publish(transport, "one")
+        # A sleeper that was rung for is none to the server before it has asked.
+        wait(waiting, timeout=15, return_when=FIRST_COMPLETED)
         wait_for_sleepers(server, 4)
         assert calls_of(server) - before == 2, "one to publish, one to fetch"
         publish(transport, "two", "three")
