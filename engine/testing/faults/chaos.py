@@ -225,13 +225,14 @@ class Chaos:
     def _check_engine(self) -> None:
         process = self.engine.process
         assert process is not None, "run() started it"
-        if process.poll() == -signal.SIGKILL and self.plan.points:
+        status = process.poll()  # once: it may end between two looks
+        if status == -signal.SIGKILL and self.plan.points:
             self._kill_tree()  # it killed its supervisor itself
             return
-        if process.poll() == LATER and "broker" in self.plan.kills:
+        if status == LATER and "broker" in self.plan.kills:
             self._start_again()  # its broker was killed while it started: "may pass later"
             return
-        assert process.poll() is None, f"the engine exited with {process.returncode}: {self.engine.log[-1000:]}"
+        assert status is None, f"the engine exited with {status}: {self.engine.log[-1000:]}"
         if self._up is None and (self.engine.try_ask("status") or {}).get("state") == "running":
             self._up = time.monotonic()
 
