@@ -83,10 +83,9 @@ def test_a_stopped_child_is_killed_at_its_limit(up):
 
 
 def test_limits_hold_while_nobody_reads_the_log(site):
-    """A pipe that is full: the engine's own processes go on, and so do the limits. A child waits with what it logs, as
-    it does with what it prints; at INFO it logs nothing of tasks that end well."""
+    """A pipe that is full: the engine's own processes go on, and so do the limits."""
     read_end, write_end = os.pipe()
-    engine = site.engine(worker='log_level = "INFO"')
+    engine = site.engine(worker='log_level = "DEBUG"')
     engine.start(wait=False, stderr=write_end)
     try:
         wait_for(engine.is_running, "the engine to run")
