@@ -13,7 +13,7 @@ from engine.app import codecs, registry, routing
 from engine.app.absent import OF_THE_APP, instead
 from engine.app.calls import arguments, check_call
 from engine.app.client import Client
-from engine.app.conf import Conf
+from engine.app.conf import Conf, take_from_object
 from engine.app.config.values import Value, convert
 from engine.app.decorator import Declares, check_free, declare
 from engine.app.eager import Watch, run_eagerly
@@ -30,7 +30,7 @@ from engine.app.task_modules import Modules, Packages
 from engine.app.wire import TaskInfo
 from engine.contract.results import ResultBackend
 from engine.contract.transport import Transport
-from engine.errors import ConfigError, NotRegistered
+from engine.errors import NotRegistered
 
 if TYPE_CHECKING:
     from engine.app.coroutines import Loop
@@ -144,12 +144,13 @@ class Engine:
         Django's apps. A package that has no such module is passed over."""
         self._modules.discover(packages, related_name)
 
-    def config_from_object(self, *args: Any, **kwargs: Any) -> None:
-        """Raises ConfigError: settings are in a TOML file."""
-        raise ConfigError(
-            "config_from_object: settings are not in code here: name a TOML file in ENGINE_CONFIG, "
-            'or use Engine.from_toml("worker.toml")'
-        )
+    def config_from_object(
+        self, given: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
+        """Reads the settings of a Celery project: a module, an object or a dict, or the path of one. Raises one
+        ConfigError that says for each of them what to write in the TOML file. ``task_always_eager`` and
+        ``task_eager_propagates`` may stay. ``silent`` and ``force`` are taken and mean nothing."""
+        take_from_object(self.conf, given, namespace)
 
     def set_current(self) -> None:
         """Makes this the app that shared tasks bind to."""

@@ -56,7 +56,7 @@ def _django_apps() -> list[str]:
     apps = getattr(sys.modules.get("django.apps"), "apps", None)
     if apps is None:
         raise ConfigError(
-            "autodiscover_tasks() without packages looks into Django's apps, and Django is not set up: "
-            "name the packages"
+            "autodiscover_tasks() without packages looks into Django's apps, and Django is not set up: make the app "
+            "with `from engine_django import Engine`, which sets it up; outside of Django name the packages"
         )
     return [config.name for config in apps.get_app_configs()]

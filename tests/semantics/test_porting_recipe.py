@@ -54,6 +54,7 @@ def thumbnail(path):
 
 @shared_task
 def receipt(result, to):
+    from celery.exceptions import TaskRevokedError
     return f"{to}: {result['amount']}"
 """,
     "views.py": """
@@ -65,6 +66,9 @@ print(result.get(timeout=20), result.state, AsyncResult(result.id).retries)
 print(thumbnail.delay("a.png").get(timeout=20))
 """,
 }
+BYSTANDERS = [".venv/lib/site-packages/celery/bin/worker.py", "venv/lib/other.py"]
+"""What lies in the folder and is not the project's."""
+FOREIGN = "from celery import Celery\n"
 REST = '[routes]\n"shop.tasks.thumbnail" = "images"\n'
 
 
@@ -87,10 +91,22 @@ def project(tmp_path: Path) -> EngineProcess:
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    subprocess.run(["sh", "-ec", recipe()], cwd=tmp_path, check=True, timeout=30)
+    for name in BYSTANDERS:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(FOREIGN)
+    for command in ("git init -q", "git add shop views.py", recipe()):
+        subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True, timeout=30)
     made = EngineProcess(tmp_path, toml("shop.celery:app", worker='queues = ["default", "images"]', rest=REST))
     yield made
     made.close()
+
+
+def test_the_recipe_leaves_alone_what_git_does_not_know(project):
+    assert [(project.folder / name).read_text() for name in BYSTANDERS] == [FOREIGN] * len(BYSTANDERS)
+
+
+def test_an_import_inside_a_function_is_changed_too(project):
+    assert "    from engine import TaskRevokedError" in (project.folder / "shop/tasks.py").read_text()
 
 
 def test_a_celery_project_that_follows_the_recipe_runs(project):
