@@ -172,7 +172,7 @@ def test_results_inside_an_eager_task_can_be_waited_for(bench: Bench) -> None:
         ("task_time_limit", 300, "[tasks] time_limit = 300"),
         ("broker_url", "redis://", '[broker] url = "redis://"'),
         ("worker_concurrency", 4, "[worker] concurrency = 4"),
-        ("imports", ("a", "b"), '[engine] include = ["a","b"]'),
+        ("imports", ("a", "b"), '[engine] include = ["a", "b"]'),
         ("beat_schedule", {}, "cron"),
         ("worker_prefetch_multiplier", 1, "leave it out"),
         ("task_routes", {}, "[routes]"),
