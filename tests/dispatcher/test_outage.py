@@ -86,6 +86,19 @@ def test_an_end_that_is_settled_again_after_a_lost_answer_is_told_as_what_it_may
     assert rig.state("a") == "SUCCESS"
 
 
+def test_a_beat_that_an_outage_made_late_is_not_told_of(make_rig: Callable[..., Rig]) -> None:
+    """The claims are compared in any case, as the connection is another."""
+    rig = make_rig(dead_after=0.5).start()
+    rig.compared(1)
+    rig.served.fault = lambda method, args: GONE
+    rig.logged("broker: served: connection refused")
+    time.sleep(0.6)  # what is tested is an outage that lasts longer than a beat may be late
+    rig.served.fault = lambda method, args: None
+    rig.logged("broker: back after")
+    rig.compared(2)
+    assert "the heartbeat was" not in rig.log
+
+
 def test_a_late_beat_compares_claims(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(dead_after=0.5).start()
     rig.compared(1)

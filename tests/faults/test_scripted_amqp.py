@@ -34,6 +34,10 @@ LOCKED = closes_channel(405, "RESOURCE_LOCKED - cannot obtain exclusive access t
 PRECONDITION = closes_channel(406, "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'default'")
 NOT_FOUND = closes_channel(404, "NOT_FOUND - no exchange 'engine.late' in vhost '/'")
 NOT_ALLOWED = closes_channel(403, "ACCESS_REFUSED - access to queue 'default' refused for user 'guest'")
+STARTING = closes_channel(
+    404, "NOT_FOUND - home node 'shop@one' of durable queue 'engine.queues' in vhost '/' is down or inaccessible"
+)
+RIGHT = Answer(right=True)
 
 
 @pytest.fixture
@@ -95,6 +99,23 @@ def test_a_message_whose_publish_is_cut_short_is_sent_again_by_the_next(
     before = server.published.count(b"body of one")
     _publish(transport)
     assert server.published.count(b"body of one") == before + 1
+
+
+def test_a_node_whose_streams_come_up_late_is_asked_again_over_the_same_connection(
+    server: ScriptedAmqp, transport: Transport
+) -> None:
+    # The first declaration is that of the lock.
+    server.script("Queue.Declare", RIGHT)
+    server.script("Queue.Declare", STARTING, times=3)
+    transport.check()
+    assert server.finished
+
+
+def test_a_node_that_does_not_finish_its_start_is_said(server: ScriptedAmqp, transport: Transport) -> None:
+    server.script("Queue.Declare", RIGHT)
+    server.script("Queue.Declare", STARTING, times=ALWAYS)
+    with pytest.raises(BrokerUnavailable, match="has not finished its start"):
+        transport.check()
 
 
 def test_a_server_that_is_full_is_said_and_used_again_when_it_is_not(

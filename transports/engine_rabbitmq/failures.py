@@ -1,6 +1,7 @@
 """What went wrong at RabbitMQ, as the engine's errors: one table.
 
 - A connection or channel that is gone is `BrokerUnavailable`: the engine connects again.
+- So is `NotStarted`, and it is worth asking again at once.
 - Wrong credentials, a missing vhost, missing permissions are `Refused`, a `BrokerUnavailable` at run time (an operator
   may be about to repair them) that `check` turns into a ConfigError.
 """
@@ -48,6 +49,10 @@ class Refused(BrokerUnavailable):
     """The server refuses this user, virtual host or request: something in the configuration is wrong."""
 
 
+class NotStarted(BrokerUnavailable):
+    """The node of a queue is down, or has not finished its start: it may answer in a moment."""
+
+
 def failure(error: BaseException, place: str) -> BrokerUnavailable:
     """Returns the engine's error for one of pika's. ``place`` names the server, without a password."""
     if isinstance(error, BrokerUnavailable):
@@ -89,7 +94,7 @@ def _closed(code: int, text: str, place: str) -> BrokerUnavailable:
             f"consumer_timeout in rabbitmq.conf to more than your longest task may take ({text})"
         )
     if "down or inaccessible" in text:
-        return BrokerUnavailable(f"{place}: the node of a queue is down, or has not finished its start ({text})")
+        return NotStarted(f"{place}: the node of a queue is down, or has not finished its start ({text})")
     kind = Refused if code in _CONFIG_CODES else BrokerUnavailable
     return kind(f"{place}: {_CODES.get(code, f'closed with code {code}')} ({text})")
 

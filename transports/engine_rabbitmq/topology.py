@@ -7,6 +7,7 @@ them: those belong into a policy.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from engine_rabbitmq import delay_ladder, names
 from engine_rabbitmq.channel import Call, Channel
 from engine_rabbitmq.connection import Connection
 from engine_rabbitmq.exclusive import exclusive_lock
-from engine_rabbitmq.failures import failure
+from engine_rabbitmq.failures import NotStarted, failure
 
 log = logging.getLogger("engine.rabbitmq")
 DELIVERY_LIMIT = 1000
@@ -31,6 +32,9 @@ RESULTS_DAYS = 7
 _RESULTS = 256 * 2**20
 _RESULTS_SEGMENT = 16 * 2**20
 _DIFFERS = 406
+_START = 2.0
+"""Seconds for which a declaration waits for a node that has not finished its start: its streams come up last."""
+_AGAIN = 0.05
 _CONSUMER_TIMEOUT_SINCE = (3, 12)
 
 
@@ -153,7 +157,7 @@ class Topology:
     def _declare(self, queues: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         calls = [("queue_declare", {"queue": name, "durable": True, "arguments": dict(args)}) for name, args in queues]
         try:
-            self._channel.call_all(calls)
+            self._call_started(calls)
         except exceptions.ChannelClosedByBroker as error:
             if error.reply_code != _DIFFERS:
                 raise failure(error, self._connection.address.place) from error
@@ -162,6 +166,19 @@ class Topology:
             else:
                 for one in queues:
                     self._declare([one])
+
+    def _call_started(self, calls: Sequence[Call]) -> None:
+        """Makes requests; again, for a while, as long as the node has not finished its start."""
+        deadline = time.monotonic() + _START
+        while True:
+            try:
+                self._channel.call_all(calls)
+                return
+            except exceptions.ChannelClosedByBroker as error:
+                told = failure(error, self._connection.address.place)
+                if not isinstance(told, NotStarted) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_AGAIN)
 
     def _use_as_it_is(self, name: str, error: exceptions.ChannelClosedByBroker) -> None:
         self._calls([("queue_declare", {"queue": name, "passive": True})])

@@ -150,6 +150,7 @@ class FetchLane(Lane):
         if self._consumer is not None:
             self._reconcile_due = True
             self._mailbox.post(self._desk.suspend)
+            self._beat = None  # no beat was possible meanwhile, and what it would lead to is done already
         self._consumer = consumer
         self._beat_at = self._takeover_at = 0.0
 

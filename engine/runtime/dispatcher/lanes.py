@@ -101,7 +101,7 @@ class Backoff:
     The cap is what the first task waits for at most when a broker is back after a long outage.
     """
 
-    def __init__(self, first: float = 0.05, most: float = 0.8) -> None:
+    def __init__(self, first: float = 0.05, most: float = 0.4) -> None:
         self._first = first
         self._most = most
         self._failures = 0

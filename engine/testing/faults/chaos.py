@@ -80,6 +80,8 @@ class Chaos:
         self._final: dict[str, Record] = {}
         self._up: float | None = None
         """When the engine that was started last said that it runs (monotonic); None: not yet."""
+        self._served = 0.0
+        """When the broker that was killed last served again (monotonic)."""
 
     def run(self) -> Verdict:
         """Does it all; returns the account."""
@@ -186,6 +188,7 @@ class Chaos:
         self.broker.kill()
         time.sleep(self.plan.broker_down)
         self.broker.start()
+        self._served = time.monotonic()
 
     # What became of them.
 
@@ -244,7 +247,7 @@ class Chaos:
         verdict.fault = "" if feeder.failure is None else f"sending failed: {feeder.failure!r}"
         last = max([kill.at for kill in self.kills], default=self._finished)
         verdict.rest = self._finished - last
-        verdict.rest_up = self._finished - max(last, self._up or last)
+        verdict.rest_up = self._finished - max(last, self._served, self._up or last)
         verdict.tasks = len(feeder.ids)
         for kill in self.kills:
             verdict.kills[kill.kind] += 1

@@ -52,7 +52,8 @@ class Verdict:
     rest: float = 0.0
     """Seconds from the last kill to the last end."""
     rest_up: float = 0.0
-    """The same from when the engine was up again, where that came later: without its start, which is Python's."""
+    """The same from when engine and broker were up again, where that came later: without the start of the engine, which
+    is Python's, and that of the server."""
     fault: str = ""
     """What else went wrong: a process that ended, a send that failed."""
 
@@ -70,7 +71,7 @@ class Verdict:
             f"extra starts {self.extra}: {self.logged} in the log, {self.torn} from killed trees, "
             f"{len(self.unaccounted)} unaccounted",
             f"recovery p50/p99 {_recovery(self.recovery)}",
-            f"all done {self.rest:.1f} s after the last kill, {self.rest_up:.1f} s after the engine was up again",
+            f"all done {self.rest:.1f} s after the last kill, {self.rest_up:.1f} s after engine and broker were up",
         ]
         if self.fault:
             parts.append(f"FAULT {self.fault}")
