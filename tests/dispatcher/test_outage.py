@@ -127,20 +127,30 @@ def test_outcomes_stay_in_their_sockets_when_too_much_waits(
 ) -> None:
     monkeypatch.setattr("engine.runtime.dispatcher.desk.UNSETTLED_BYTES", 1000)
     rig = make_rig().start()
-    rig.publish(*[message(f"m{n}") for n in range(8)])
-    child = rig.children[0]
-    packets = [child.take(), rig.children[1].take()]
+    rig.publish(message("m0"), message("m1"))
+    runs = [(child, child.take()) for child in rig.children]
     rig.served.fault = lambda method, args: GONE if method == "settle" else None
-    for packet in packets:
+    for child, packet in runs:
         record = Record(message_id(packet), "SUCCESS", 1000.0, 0, 1, b"x" * 3000, final=True)
         child.end(packet, Ack(packet.claim, record))
     rig.logged("broker: served: connection refused")
+    _wait_until_nothing_is_asked_for(rig)
+    rig.publish(*[message(f"m{n}") for n in range(2, 8)])
     assert rig.take(timeout=0.3) is None
+    assert rig.unsettled_bytes(0) > 3000
+    assert rig.unsettled_bytes(1) > 3000
     rig.served.fault = lambda method, args: None
-    for packet in packets:
+    for _, packet in runs:
         rig.wait_state(message_id(packet), "SUCCESS")
+    child = rig.children[0]
     child.end(child.take())
-    wait_for(lambda: rig.unsettled_bytes() == 0, "all packets to be consumed")
+    wait_for(lambda: rig.unsettled_bytes(0) + rig.unsettled_bytes(1) == 0, "all packets to be consumed")
+
+
+def _wait_until_nothing_is_asked_for(rig: Rig) -> None:
+    """A child that waits may be seen before the end of its run is: until then one more message is asked for."""
+    before = len(rig.served.called("fetch"))
+    wait_for(lambda: [limit for limit, _ in rig.served.called("fetch")[before:]][-1:] == [0], "a fetch of nothing")
 
 
 @pytest.mark.parametrize("shared", [True, False])
