@@ -53,6 +53,14 @@ class Group:
             server.stop()
 
 
+def _has_role(server: RedisServer, role: str) -> bool:
+    """Whom a sentinel gives another role, it has close all its connections: also the one that asks here."""
+    try:
+        return server.info()["role"] == role
+    except OSError:
+        return False
+
+
 def _folder(parent: Path, name: str) -> Path:
     folder = parent / name
     folder.mkdir()
@@ -82,7 +90,7 @@ def test_sentinels_name_the_primary_also_after_a_failover(group: Group) -> None:
     primary.kill()
     with pytest.raises(BrokerUnavailable):
         consumer.renew([held.claim])
-    until(lambda: replica.info()["role"] == "master", "the failover")
+    until(lambda: _has_role(replica, "master"), "the failover")
 
     def meets() -> bool:
         nonlocal consumer
@@ -105,8 +113,8 @@ def test_a_primary_that_has_become_a_replica_is_left(group: Group) -> None:
     primary, replica = group.servers
     primary.expect("WAIT", 1, 5000)
     until(lambda: group.sentinel.command("SENTINEL", "FAILOVER", "group") == b"OK", "the sentinel to be ready for it")
-    until(lambda: replica.info()["role"] == "master", "the failover")
-    until(lambda: primary.info()["role"] == "slave", "the old primary to follow")
+    until(lambda: _has_role(replica, "master"), "the failover")
+    until(lambda: _has_role(primary, "slave"), "the old primary to follow")
 
     def sent() -> bool:
         try:
