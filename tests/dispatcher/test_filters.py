@@ -14,7 +14,7 @@ from engine.app import commands
 from engine.app.settings import WorkerSection
 from engine.app.wire import TaskInfo
 from engine.contract import Delivery
-from engine.errors import TransportError
+from engine.errors import BrokerUnavailable, TransportError
 from engine.runtime import board as words
 from engine.runtime import control
 from engine.runtime.dispatcher.filters import Filter
@@ -76,6 +76,28 @@ def test_dead_letters_that_could_not_be_looked_through_are_looked_through_again(
     rig.children[0].end(rig.children[0].take())
     rig.wait_state("a", "SUCCESS")
     assert rig.log.count("dead letters are looked through later: somebody else") == 2
+
+
+def test_dead_letters_that_cannot_be_looked_through_in_an_outage_are_no_lines_of_their_own(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.runtime.dispatcher.dispatcher.LOOK_AGAIN", 0.01)
+    rig = make_rig()
+    gone = BrokerUnavailable("served: connection refused")
+    rig.served.fault = lambda method, args: gone if method == "dead" else None
+    rig.start()
+    rig.logged("dead letters are looked through later: served: connection refused")
+    rig.served.fault = lambda method, args: gone
+    rig.logged("broker: served: connection refused")
+
+    def wait_for_looks(count: int) -> None:
+        more = len(rig.served.called("dead")) + count
+        wait_for(lambda: len(rig.served.called("dead")) >= more, "dead letters to be asked for again and again")
+
+    wait_for_looks(3)
+    told = rig.log.count("looked through later")
+    wait_for_looks(5)
+    assert rig.log.count("looked through later") == told
 
 
 def test_what_never_reaches_a_child_is_logged(rig: Rig) -> None:

@@ -34,7 +34,9 @@ def look_through(link: Link, registry: Registry, since: float) -> list[DeadLette
         _replay_known(link.transport, letters, registry)
         return _unrecorded(link, [letter for letter in letters if letter.died >= since])
     except TransportError as error:
-        log.warning("dead letters are looked through later: %s", error)
+        # In an outage that was told already: each attempt would be a line.
+        level = logging.DEBUG if link.broker_outage.lasts else logging.WARNING
+        log.log(level, "dead letters are looked through later: %s", error)
         return None
 
 
