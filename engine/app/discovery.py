@@ -97,7 +97,8 @@ def _find(module: ModuleType, variable: str, spec: str) -> Engine:
     if variable:
         found = getattr(module, variable, None)
         if found is None:
-            hint = did_you_mean(variable, vars(module))
+            apps = [name for name, value in vars(module).items() if isinstance(value, Engine)]
+            hint = did_you_mean(variable, apps) or did_you_mean(variable, vars(module))
             raise ConfigError(f"[engine] app: {spec}: {_shown(_file(module))} has no {variable!r}{hint}")
         if not isinstance(found, Engine):
             raise ConfigError(f"[engine] app: {spec} is no Engine, but of type {type(found).__name__}")

@@ -59,6 +59,7 @@ Exit statuses:
   70  internal error (ENGINE_DEBUG=1 shows the traceback)
   75  may pass later: no engine is running, the broker is down
   78  the configuration is wrong
+  130 interrupted (^C), or a question was not answered with y
 """
 
 

@@ -14,10 +14,12 @@ from engine.cli.options import examples, json_option
 NEXT_STEPS = {
     "transport": (
         "engine plugin check {name} --url {name}:///tmp/engine-{name}",
+        "python -m pytest {folder}",
         "engine start -c {folder}/worker.toml",
+        "engine send documents.search prefork --wait -c {folder}/worker.toml        # from another terminal",
     ),
-    "results": ("engine plugin check {name} --url {name}:///tmp/engine-{name}",),
-    "observer": ("engine plugin check {name}",),
+    "results": ("engine plugin check {name} --url {name}:///tmp/engine-{name}", "python -m pytest {folder}"),
+    "observer": ("engine plugin check {name}", "python -m pytest {folder}"),
 }
 
 
@@ -49,7 +51,7 @@ def new(name: str, kind: str, into: str | None) -> None:
         click.echo(folder / file)
     click.echo("\nNext:")
     place = str(folder) if folder.is_absolute() else os.path.join(os.curdir, folder)
-    for line in (f"pip install -e '{place}[dev]'", *NEXT_STEPS[kind], f"python -m pytest {place}"):
+    for line in (f"pip install -e '{place}[dev]'", *NEXT_STEPS[kind]):
         click.echo(f"  {line.format(name=name, folder=place)}")
 
 

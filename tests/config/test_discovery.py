@@ -108,7 +108,7 @@ def test_the_current_directory_is_looked_in_first(write: Write, tmp_path: Path) 
         (APP, "shpo", "[engine] app: no module 'shpo', did you mean \"shop\"? (the current directory is /"),
         (APP, "shop.tasks", "[engine] app: no module 'shop.tasks'"),
         (APP, "nowhere.tasks", "[engine] app: no module 'nowhere' (of 'nowhere.tasks'; the current directory is /"),
-        (APP, "shop:ap", "[engine] app: shop:ap: shop.py has no 'ap', did you mean \"app\"?"),
+        ("ap_ = 1\n" + APP, "shop:ap", "[engine] app: shop:ap: shop.py has no 'ap', did you mean \"app\"?"),
         (APP, "shop:bill", "[engine] app: shop:bill is "),
         ("x = 1", "shop", "[engine] app: shop.py has no Engine: write app = Engine(...) there"),
         (APP.replace("app", "a") + "b = Engine('b')", "shop", '[engine] app: shop has a, b: write which one: "shop:a"'),

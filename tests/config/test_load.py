@@ -135,7 +135,15 @@ def test_the_settings_of_the_code_are_not_changed(file: Path) -> None:
         ("[tasks.a.b]\nrate_limit = 3", 'worker.toml:1: [tasks.a] b: put a task\'s name into quotes: [tasks."a.b"]'),
         ("[worker\n", "worker.toml:1: not TOML: Expected ']' at the end of a table declaration (column 8)"),
         ("[a]\nx = 'b", "worker.toml:2: not TOML: "),
-        ("[a]\nx = 1\nx = 2", "worker.toml:3: not TOML: Cannot overwrite a value"),
+        ("[a]\nx = 1\nx = 2", "worker.toml:3: not TOML: Cannot overwrite a value: this key stands above already"),
+        ("[a]\nx = 1\n[b]\n[a]", "worker.toml:4: not TOML: [a] stands here a second time: put its keys under the fi"),
+        ('[a."b.c"]\n[a."b.c"]', "worker.toml:2: not TOML: [a.b.c] stands here a second time"),
+        ("[engine]\napp = tasks:app", "worker.toml:2: not TOML: Invalid value: text stands in quotes"),
+        ("[worker]\nprefetch_multiplier = 1", "worker.toml:2: [worker] prefetch_multiplier: unknown key: leave it out"),
+        (
+            "[tasks]\nreject_on_worker_lost = true",
+            "worker.toml:2: [tasks] reject_on_worker_lost: unknown key: it is",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_file_and_line(file: Path, text: str, problem: str) -> None:

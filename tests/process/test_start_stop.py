@@ -98,6 +98,7 @@ def test_a_task_that_will_not_end_is_killed_at_a_quick_stop_and_the_status_says_
     wait_for(site.ledger, "it to run")
     engine.signal(signal.SIGQUIT)
     assert engine.wait() == 1
+    assert "1 running, to be interrupted now" in engine.log
     engine.assert_nothing_left()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from engine.app.config.places import line_of, places
 from engine.app.config.values import OPEN, SECTIONS, Path, Value, keys_of
 from engine.app.nearest import did_you_mean, nearest
+from engine.app.old_settings import INSTEAD
 from engine.errors import ConfigError
 
 PREFIX = "ENGINE_"
@@ -121,11 +122,20 @@ class _Table:
 
 
 def _meant(section: str, key: str) -> str:
-    """The nearest key of this section, or the section where a key of this very name belongs."""
+    """What to write instead of a key of Celery's, else the nearest key of this section, else the section where a key of
+    this very name belongs."""
+    if instead := _of_celery(section, key):
+        return f": {instead}"
     if hint := did_you_mean(key, keys_of(section)):
         return hint
     homes = [f"[{other}]" for other in SECTIONS if key in keys_of(other)]
     return f": it belongs into {' or '.join(homes)}" if homes else f" (known: {', '.join(keys_of(section))})"
+
+
+def _of_celery(section: str, key: str) -> str | None:
+    """What to write instead of a setting of Celery's that was moved over by its name."""
+    prefix = {"tasks": "task"}.get(section, section)
+    return INSTEAD.get(f"{prefix}_{key}") or INSTEAD.get(key)
 
 
 def _unknown_section(section: str, raw: Any) -> str:
@@ -140,6 +150,13 @@ def _unknown_section(section: str, raw: Any) -> str:
 def _syntax(file: File, text: str, error: str) -> str:
     match = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)", error)
     problem = error[: match.start()] if match else error
+    if twice := re.search(r"^Cannot declare \((.*?),?\) twice", problem):
+        table = ".".join(re.findall(r"'([^']*)'", twice[1]))
+        problem = f"[{table}] stands here a second time: put its keys under the first one"
+    elif problem == "Cannot overwrite a value":
+        problem += ": this key stands above already"
+    elif problem == "Invalid value":
+        problem += ": text stands in quotes, and what is on is written true"
     if match and match[1]:
         return f"{file}:{match[1]}: not TOML: {problem} (column {match[2]})"
     return f"{file}:{max(1, len(text.splitlines()))}: not TOML: {problem}"

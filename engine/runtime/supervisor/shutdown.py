@@ -56,11 +56,15 @@ class Shutdown:
 
     def drain(self, why: str) -> None:
         """Begins a drain, if nothing stronger has begun."""
+        self._drain(why, self._supervisor.config.settings.worker.shutdown_timeout)
+
+    def _drain(self, why: str, timeout: float) -> None:
         if self.begun:
             return
-        timeout = self._supervisor.config.settings.worker.shutdown_timeout
         running = len(self._supervisor.enforcer.running())
-        if running:
+        if running and timeout <= 0:
+            log.info("%s: draining; %d running, to be interrupted now", why, running)
+        elif running:
             log.info("%s: draining; %d running, with %s to finish (INT again: at once)", why, running, brief(timeout))
         else:
             log.info("%s: draining; nothing is running", why)
@@ -76,7 +80,7 @@ class Shutdown:
 
     def quick(self, why: str) -> None:
         """Ends the waiting: running tasks are interrupted now."""
-        self.drain(why)
+        self._drain(why, 0.0)
         if self.step is Step.DRAINING:
             self._deadline = time.monotonic()
 
