@@ -156,13 +156,16 @@ def _limits_of(transport: Transport) -> Iterator[Finding]:
 def _hazards(threads: set[threading.Thread], native: int, sockets: int) -> Iterator[Finding]:
     """What does not survive a fork."""
     for thread in threads:
-        yield Finding("warning", "app", f"the import starts a thread ({thread.name}), which children do not have")
+        text = f"the import starts a thread ({thread.name}), which children do not have: start it in @app.on_child_start"
+        yield Finding("warning", "app", text)
     if native > len(threads):
         more = native - len(threads)
         yield Finding(
             "warning",
             "app",
-            f"the import starts {output.counted(more, 'thread')} outside of Python, which children do not have",
+            f"the import starts {output.counted(more, 'thread')} outside of Python, which children do not have: "
+            "if tasks hang in that library, write [worker] preload = false, or keep it to one thread "
+            "(OMP_NUM_THREADS=1)",
         )
     if sockets > 0:
         opened = output.counted(sockets, "socket")

@@ -147,7 +147,7 @@ def test_what_a_fork_would_break(check: Check) -> None:
         sys.modules["shop_app"].hello.close()
     warnings = [text for level, _, text in found if level == "warning"]
     assert warnings == [
-        "the import starts a thread (pinger), which children do not have",
+        "the import starts a thread (pinger), which children do not have: start it in @app.on_child_start",
         "the import opens 1 socket, which all children would share: connect in @app.on_child_start",
     ]
 

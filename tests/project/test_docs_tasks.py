@@ -35,6 +35,7 @@ def test_the_tasks_do_what_is_said(shop: ModuleType, capsys: pytest.CaptureFixtu
         assert polled.get() == "7 after 2 retries"
         assert run.waits(polled) == [0, 30, 30]
         assert shop.convert.delay(3).get() == {"pages": 3}
+        assert shop.train.delay("rain", 3).get() == "rain after 3 rounds"
         assert shop.book.delay(-1).state == "FAILURE"
         assert shop.risky.delay(0).state == "FAILURE"
         assert "failed: page_of_tasks.risky division by zero" in capsys.readouterr().out
