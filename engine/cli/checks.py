@@ -156,7 +156,9 @@ def _limits_of(transport: Transport) -> Iterator[Finding]:
 def _hazards(threads: set[threading.Thread], native: int, sockets: int) -> Iterator[Finding]:
     """What does not survive a fork."""
     for thread in threads:
-        text = f"the import starts a thread ({thread.name}), which children do not have: start it in @app.on_child_start"
+        text = (
+            f"the import starts a thread ({thread.name}), which children do not have: start it in @app.on_child_start"
+        )
         yield Finding("warning", "app", text)
     if native > len(threads):
         more = native - len(threads)
