@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -77,13 +78,19 @@ def declare(function: Any, options: Mapping[str, Any], app: App | None, add: Cal
 
 
 def make(function: Callable[..., Any], options: Mapping[str, Any], app: App | None) -> Task[..., Any]:
-    """Makes the task of a function, without registering it."""
+    """Makes the task of a function, without registering it. Raises as `declare`, and TypeError for ``bind=True`` on a
+    function that has no parameter for the task."""
     base = options.get("base") or Task
     if not (isinstance(base, type) and issubclass(base, Task)):
         raise TypeError(f"base must be a subclass of engine.Task, got {base!r}")
     name = options.get("name") or name_of(function, app)
     where = f"task {name}"
     given = {**_class_options(base), **options}
+    if given.get("bind") and not _takes_an_argument(function):
+        raise TypeError(
+            f"{where}: bind=True gives the task as the first argument, and the function takes none: "
+            f"write def {function.__name__}(self, ...), or leave bind=True out"
+        )
     aliases = given.get("aliases", ())
     definition = Definition(
         name=name,
@@ -105,6 +112,16 @@ def name_of(function: Callable[..., Any], app: App | None) -> str:
     if module == "__main__":
         module = app.name if app is not None else registry.current_name() or module
     return f"{module}.{name}"
+
+
+def _takes_an_argument(function: Callable[..., Any]) -> bool:
+    """May the function be called with one positional argument? Its code tells: a signature would evaluate annotations,
+    which may name what is defined later in the module."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return True  # a built-in function, or an object that can be called: its first call will tell
+    is_taken = inspect.ismethod(function)
+    return code.co_argcount > is_taken or bool(code.co_flags & inspect.CO_VARARGS)
 
 
 def check_free(task: Task[..., Any], find: Callable[[str], Task[..., Any] | None]) -> None:

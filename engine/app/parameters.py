@@ -1,4 +1,4 @@
-"""What a task's function takes: do arguments fit its signature, and and which come back as annotated."""
+"""What a task's function takes: do arguments fit its signature, and which come back as annotated."""
 
 from __future__ import annotations
 

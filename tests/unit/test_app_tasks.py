@@ -59,6 +59,37 @@ def test_a_callable_without_a_name(bench: Bench) -> None:
         bench.app.task("given")  # type: ignore[call-overload]
 
 
+def test_a_bound_function_needs_a_parameter_for_the_task(bench: Bench) -> None:
+    def nothing() -> None:
+        return None
+
+    def only_by_name(*, order: int) -> int:
+        return order
+
+    class Shop:
+        def method(self) -> None:
+            return None
+
+    for function in (nothing, only_by_name, Shop().method):
+        with pytest.raises(TypeError, match=r"bind=True .* takes none: write def \w+\(self, \.\.\.\), or leave bind"):
+            bench.app.task(bind=True)(function)
+    with pytest.raises(TypeError, match="takes none"):
+        shared_task(bind=True)(nothing)
+
+
+def test_bound_functions_of_every_shape(bench: Bench) -> None:
+    def any_number(*args: Any) -> int:
+        return len(args)
+
+    class Shop:
+        def method(self, task: Task[..., Any]) -> str:
+            return task.name
+
+    assert bench.app.task(bind=True)(any_number)(1, 2) == 3
+    assert bench.app.task(bind=True)(Shop().method)() == "test_app_tasks.method"
+    assert bench.app.task(bind=True, name="built in")(repr)() == "<task built in>"
+
+
 @pytest.mark.parametrize(
     ("option", "nearest"),
     [("max_retry", "max_retries"), ("ack_late", "acks_late"), ("aliasses", "aliases"), ("binds", "bind")],
