@@ -104,8 +104,11 @@ class Redis(Server):
     process. Without flushes each write is the kernel's before its answer is sent, and only a host's death loses it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        """``durable``: False leaves the file out; then its death loses all that it has. Raises ConfigError when the
+        program is missing."""
         super().__init__(folder)
+        self._durable = durable
         self.url = self.results = f"redis://127.0.0.1:{self.port}/0"
         self._program = need("redis-server")
 
@@ -116,7 +119,7 @@ class Redis(Server):
             "bind": "127.0.0.1",
             "dir": self.folder,
             "save": "",
-            "appendonly": "yes",
+            "appendonly": "yes" if self._durable else "no",
             "appendfsync": "no",
         }
         self._spawn([self._program, *(str(word) for name, value in options.items() for word in (f"--{name}", value))])

@@ -18,6 +18,8 @@ ATTEMPTS = 3
 """Of the first start: somebody else may take a port between its choice and its use."""
 VIRTUAL_HOSTS = 40
 """That are made in one go: a call from the command line takes a second or two."""
+SCHEDULERS = 2
+"""Processors that a node of a test uses at most: others run beside it."""
 _PORT_TAKEN = ("already_used", "eaddrinuse", "already in use")
 _INNER = Path("/usr/lib/rabbitmq/bin")
 """Where a Debian has the programs; what lies on the path there changes the user first."""
@@ -27,11 +29,18 @@ class Rabbit(Server):
     """A node with its own ports, epmd, cookie, configuration and data. Results are kept in SQLite: any backend that is
     asked by id tells what was delivered again from what was not run."""
 
-    def __init__(self, folder: Path, config: Mapping[str, str] | None = None) -> None:
-        """``config``: lines of rabbitmq.conf. Raises ConfigError when a program is missing."""
+    def __init__(
+        self, folder: Path, config: Mapping[str, str] | None = None, *, schedulers: int | None = SCHEDULERS
+    ) -> None:
+        """``config``: lines of rabbitmq.conf. ``schedulers``: how many processors it uses at once; None: all. Raises
+        ConfigError when a program is missing."""
         super().__init__(folder)
         self.results = f"sqlite:///{folder}/results.db"
         self.config = {"loopback_users": "none", **(config or {})}
+        # Threads that spin for work would take the processors from what is tested, and count as its work.
+        self._erlang = "+sbwt none +sbwtdcpu none +sbwtdio none"
+        if schedulers is not None:
+            self._erlang += f" +S {schedulers}:{schedulers}"
         self._program, self._mapper = _program("rabbitmq-server"), need("epmd")
         self._epmd: subprocess.Popen[bytes] | None = None
         self._has_started = False
@@ -156,7 +165,7 @@ class Rabbit(Server):
             "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq",
             "RABBITMQ_CONF_ENV_FILE": f"{folder}/environment",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": self._erlang,
         }
 
     def _choose_ports(self) -> None:
