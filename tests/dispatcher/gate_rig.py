@@ -6,6 +6,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import msgspec
@@ -20,8 +21,10 @@ from engine.runtime.dispatcher.crew import Crew, Run
 from engine.runtime.dispatcher.gate import Gate
 from engine.runtime.dispatcher.handout import Handoff, Held
 from engine.runtime.dispatcher.lanes import Inbox
+from engine.runtime.dispatcher.lost_runs import LostRuns
 from engine.runtime.dispatcher.marks import Mark
-from engine.runtime.dispatcher.settle import Facts, Item, Settler
+from engine.runtime.dispatcher.publisher import Publisher
+from engine.runtime.dispatcher.settle import Ended, Item, Settler
 
 
 class Board:
@@ -87,7 +90,15 @@ class Backend:
 class GateRig:
     """One worker's gate. ``handed``: what has passed; ``settled``: what the broker was told."""
 
-    def __init__(self, folder: Path, name: str = "w1", backend: Backend | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str = "w1",
+        backend: Backend | None = None,
+        *,
+        active: bool = True,
+        keeps_results: bool = True,
+    ) -> None:
         self.lock = folder / f"{name}.lock"
         self.lock.touch()
         self._held = self.lock.open()
@@ -97,18 +108,27 @@ class GateRig:
         self.board = Board()
         self.backend = Backend() if backend is None else backend
         self.inbox: Inbox[Item] = Inbox()
-        self.settler = Settler(self.inbox)
+        self.settler = Settler(self.inbox, Publisher(Inbox(), name, 1), claims_end_with_connection=True)
+        # Records go to the backend of the test, and not by the settle lane.
+        self.settler.store = self.backend.store  # type: ignore[method-assign]
         crew = cast(Crew, self.board)
         self.handoff = Handoff(crew, 1, preload=True)
-        self.gate = Gate(crew, self.handoff, self.settler, self.worker, lambda: self.now)
-        self.gate.active = True
-        self.gate.use_results(self.backend.look, self.backend.store)
-        self.settler.translate = self.gate.translate
-        self.settler.on_ended = self.gate.settled
         self.crashes: list[tuple[str, str]] = []
         self.deaths: list[tuple[str, str]] = []
-        self.gate.crashed = lambda held, cause: self.crashes.append((held.message.id, cause))
-        self.gate.judge_death = lambda held, death: self.deaths.append((held.message.id, death.cause))
+        lost = SimpleNamespace(
+            worker_died=lambda held: self.crashes.append((held.message.id, "its worker died")),
+            died=lambda held, death: self.deaths.append((held.message.id, death.cause)),
+        )
+        self.gate = Gate(
+            crew,
+            self.handoff,
+            self.settler,
+            cast(LostRuns, lost),
+            self.worker,
+            active=active,
+            look=self.backend.look if keeps_results else None,
+            clock=lambda: self.now,
+        )
         self._claims = 0
 
     def die(self) -> None:
@@ -172,8 +192,7 @@ class GateRig:
             held.message.task,
             held.message.id,
             settlement or Ack(run.claim, record),
-            started=True,
-            facts=Facts("default", held.message.retries, held.deliveries),
+            Ended("default", held.message.retries, held.deliveries, started=True),
         )
         self.settler.submit([item])
         return item
@@ -182,6 +201,7 @@ class GateRig:
         """The broker is told what waits; returns that. It refuses these claims."""
         items = self.inbox.take(0.0)
         self.settler.settled(items, frozenset(stale))
+        self.gate.settled(items, frozenset(stale))
         return [item.settlement for item in items if item.settlement is not None]
 
     # Faults.

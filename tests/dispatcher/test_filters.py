@@ -61,7 +61,7 @@ def test_an_unknown_task_fails_and_is_replayed_by_a_worker_that_knows_it(make_ri
 def test_dead_letters_that_could_not_be_looked_through_are_looked_through_again(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runtime.dispatcher.dispatcher.LOOK_AGAIN", 0.05)
+    monkeypatch.setattr("engine.runtime.dispatcher.letters.LOOK_AGAIN", 0.05)
     rig = make_rig().start()
     rig.publish(message("a", "t.new"))
     rig.wait_place("a", "dead")
@@ -81,7 +81,7 @@ def test_dead_letters_that_could_not_be_looked_through_are_looked_through_again(
 def test_dead_letters_that_cannot_be_looked_through_in_an_outage_are_no_lines_of_their_own(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runtime.dispatcher.dispatcher.LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("engine.runtime.dispatcher.letters.LOOK_AGAIN", 0.01)
     rig = make_rig()
     gone = BrokerUnavailable("served: connection refused")
     rig.served.fault = lambda method, args: gone if method == "dead" else None
@@ -114,7 +114,7 @@ def test_a_message_that_is_fetched_after_its_revocation_was_heard_never_runs() -
     revoking.revoke(["a"])
     held, items = revoking.sort(deliveries, Registry(TASKS))
     assert [one.message.id for one in held] == ["b"]
-    assert [(item.id, item.end and item.end.state) for item in items] == [("a", "REVOKED")]
+    assert [(item.id, item.ended and item.ended.state) for item in items] == [("a", "REVOKED")]
 
 
 def test_a_former_name_is_known(rig: Rig) -> None:

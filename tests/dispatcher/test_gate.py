@@ -22,8 +22,8 @@ def make(tmp_path: Path) -> Iterator[Callable[..., GateRig]]:
     """Makes workers, each with a gate, and ends them."""
     made: list[GateRig] = []
 
-    def one(name: str = "w1", other: GateRig | None = None) -> GateRig:
-        made.append(GateRig(tmp_path, name, None if other is None else other.backend))
+    def one(name: str = "w1", other: GateRig | None = None, **options: bool) -> GateRig:
+        made.append(GateRig(tmp_path, name, None if other is None else other.backend, **options))
         return made[-1]
 
     yield one
@@ -45,8 +45,8 @@ class TestWhatItIsFor:
         assert rig.gate.waiting == 1
         assert rig.gate.claims() == {again.claim}
 
-    def test_brokers_that_keep_claims_need_none(self, rig: GateRig) -> None:
-        rig.gate.active = False
+    def test_brokers_that_keep_claims_need_none(self, make: Callable[..., GateRig]) -> None:
+        rig = make(active=False)
         rig.comes("a")
         assert rig.handed == ["a"]
 
@@ -62,8 +62,10 @@ class TestWhatItIsFor:
         rig.comes("a", copied=True)
         assert rig.handed == ["a"]
 
-    def test_without_a_result_backend_it_runs_when_nothing_here_says_otherwise(self, rig: GateRig) -> None:
-        rig.gate._look = rig.gate.marks.store = None
+    def test_without_a_result_backend_it_runs_when_nothing_here_says_otherwise(
+        self, make: Callable[..., GateRig]
+    ) -> None:
+        rig = make(keeps_results=False)
         rig.come(rig.delivery("a"), rig.delivery("a"), rig.delivery("b"))
         rig.later(HOLD + 0.1)
         assert rig.handed == ["a", "b"]

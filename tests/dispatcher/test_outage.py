@@ -125,7 +125,7 @@ def test_ends_wait_for_the_result_backend(make_rig: Callable[..., Rig]) -> None:
 def test_outcomes_stay_in_their_sockets_when_too_much_waits(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runtime.dispatcher.desk.UNSETTLED_BYTES", 1000)
+    monkeypatch.setattr("engine.runtime.dispatcher.settle.UNSETTLED_BYTES", 1000)
     rig = make_rig().start()
     rig.publish(message("m0"), message("m1"))
     runs = [(child, child.take()) for child in rig.children]

@@ -23,7 +23,8 @@ from engine.runtime.dispatcher.journal import Journal
 from engine.runtime.dispatcher.lanes import Backoff, Inbox, Mailbox, Outage
 from engine.runtime.dispatcher.link import Link
 from engine.runtime.dispatcher.prefetch import Prefetch
-from engine.runtime.dispatcher.publish import Ask, PublishLane
+from engine.runtime.dispatcher.publish import PublishLane
+from engine.runtime.dispatcher.publisher import Ask, Publisher
 from engine.runtime.dispatcher.rates import Rates
 from engine.runtime.dispatcher.registry import Registry
 from engine.runtime.dispatcher.waits import Waits
@@ -257,15 +258,25 @@ def test_the_publish_lane_shows_at_each_call_that_it_moves() -> None:
     board = SimpleNamespace(stamp_lane=lambda index, working: seen.append("stamp") if working else None)
     transport = MagicMock(publish=lambda envelopes, batch: seen.append("publish"))
     caller = SimpleNamespace(producer="p", gone=False, again=False, answer=lambda reply: None)
-    lane = PublishLane(cast(Board, board), cast(Link, MagicMock(transport=transport)), Mailbox())
+    publisher = Publisher(Inbox(), "w", 1)
+    link = cast(Link, MagicMock(transport=transport))
+    lane = PublishLane(cast(Board, board), link, Mailbox(), publisher, lambda records, then: then())
     envelope = Envelope("a", b"{}", "q")
     args = msgspec.msgpack.encode([[envelope], None])
-    lane.inbox.put([Ask(caller, wire.Request(1, number, "publish", args)) for number in range(3)])
+    publisher.ask([Ask(caller, wire.Request(1, number, "publish", args)) for number in range(3)])
     for number in range(3):
-        lane.send([envelope], Batch("p", number), lambda: None)
+        publisher.send([envelope], lambda: None, Batch("p", number))
     lane.round()
     assert seen.count("publish") == 6
     assert "publish publish" not in " ".join(seen)
+
+
+def test_what_a_slot_sends_has_a_producer_of_its_worker_alone() -> None:
+    """The broker drops what it takes for a repetition: two workers must not be one producer to it."""
+    workers = ["shop.eu-1-aa", "shop.eu-2-bb", "shop.us-1-cc", "shop"]
+    batches = [Publisher(Inbox(), worker, 1).batch_of_slot(0, 7) for worker in workers]
+    assert len(set(batches)) == len(workers)
+    assert Publisher(Inbox(), workers[0], 2).batch_of_slot(0, 7) == batches[0], "another dispatcher's repetition"
 
 
 class TestWaits:

@@ -21,23 +21,29 @@ from collections.abc import Sequence
 from engine.app import plugins, wire
 from engine.app.config.loader import restore
 from engine.app.settings import Settings
-from engine.contract.transport import Reconciled
+from engine.contract.transport import Worker
 from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, EngineError
 from engine.runtime import control
 from engine.runtime.board import LANES
 from engine.runtime.dispatcher import observers
 from engine.runtime.dispatcher.crew import Crew, Run
 from engine.runtime.dispatcher.desk import Desk
-from engine.runtime.dispatcher.fetch import NO_LIMIT, FetchLane
+from engine.runtime.dispatcher.fetch import MAX_DELIVERIES, NO_LIMIT, FetchLane
+from engine.runtime.dispatcher.filters import Filter
 from engine.runtime.dispatcher.gate import Gate
 from engine.runtime.dispatcher.gathering import Gathering
 from engine.runtime.dispatcher.handout import Handoff
+from engine.runtime.dispatcher.intake import Intake
 from engine.runtime.dispatcher.lanes import Inbox, Mailbox, die
-from engine.runtime.dispatcher.letters import look_through
+from engine.runtime.dispatcher.letters import Letters
 from engine.runtime.dispatcher.link import Link
+from engine.runtime.dispatcher.lost_runs import LostRuns
 from engine.runtime.dispatcher.outcomes import Outcomes
-from engine.runtime.dispatcher.publish import Do, PublishLane
+from engine.runtime.dispatcher.prefetch import Prefetch
+from engine.runtime.dispatcher.publish import PublishLane
+from engine.runtime.dispatcher.publisher import Publisher
 from engine.runtime.dispatcher.relay import Children, Clients
+from engine.runtime.dispatcher.revocations import Revocations
 from engine.runtime.dispatcher.settle import Item, SettleLane, Settler
 
 log = logging.getLogger("engine.dispatcher")
@@ -46,12 +52,6 @@ SWITCH_INTERVAL = 0.001
 """Seconds for which one lane may keep the interpreter from another."""
 GIVE_UP_AFTER = 10.0
 """Seconds without any progress after which a dispatcher that ends leaves the rest unsettled."""
-UNHEARD = 60.0
-"""Seconds that dead letters are looked back for, beyond the last takeover that was answered: a dispatcher needs some
-time to be replaced, and the broker's clock may be another."""
-LOOK_AGAIN = 2.0
-"""Seconds after which dead letters are looked through again that could not be."""
-NEVER = float("inf")
 CONFIG_STATUS, LATER_STATUS = 78, 75
 _INDEX = LANES.index("outcomes")
 
@@ -81,41 +81,73 @@ class Dispatcher:
     """The main lane: what it waits for, and whom it wakes."""
 
     def __init__(self, wiring: control.Wiring) -> None:
-        settings = wiring.settings
+        settings, worker = wiring.settings, wiring.worker
         self._wiring = wiring
-        self._board = wiring.board
-        self._worker = wiring.worker.id
-        self._link = self._open(settings)
-        self._mailbox = Mailbox()
+        self._board = board = wiring.board
+        self._link = link = _open(settings, worker)
+        self._mailbox = mailbox = Mailbox()
         self._poller = select.epoll()
-        self._publisher = PublishLane(self._board, self._link, self._mailbox)
-        inbox: Inbox[Item] = Inbox()
-        self._settler = Settler(inbox)
-        self._settle_lane = SettleLane(self._board, self._link, self._mailbox, self._settler, inbox)
-        self._settle_lane.on_records = self._publisher.stored
-        crew = Crew(self._board)
-        handoff = Handoff(crew, wiring.start, preload=settings.worker.preload)
-        producer = f"{self._worker}.{wiring.start}"
-        gate = Gate(crew, handoff, self._settler, wiring.worker)
-        self._desk = Desk(crew, handoff, gate, self._settler, self._publisher, settings, producer)
-        self._gathering = Gathering()
-        self._children = Children(self._publisher, self._worker, self._gathering)
-        self._clients = Clients(self._publisher, self._poller, self._worker, self._gathering)
-        self._outcomes = Outcomes(wiring.outcomes, self._desk, self._children, self._worker)
-        self._fetcher = FetchLane(self._board, self._link, self._mailbox, self._desk, settings.worker)
-        self._observers = self._load_observers(settings)
         self._finishing = False
-        self._look_at = self._look_since = NEVER
-        self._connect_parts()
+        self._observers = _load_observers(settings, worker.id)
+        told = None if self._observers is None else observers.Told(self._observers)
+        # Do the broker's claims end with the connection?
+        gated = not link.transport.capabilities.keeps_claims and not link.transport.capabilities.in_process
+
+        # The places, and what moves between them.
+        self._publisher = publisher = Publisher(Inbox(), worker.id, wiring.start)
+        inbox: Inbox[Item] = Inbox()
+        self._settler = settler = Settler(inbox, publisher, claims_end_with_connection=gated)
+        crew = Crew(board)
+        handoff = Handoff(crew, wiring.start, preload=settings.worker.preload, draining=wiring.draining)
+        self._lost_runs = lost = LostRuns(handoff, settler, worker.id, settings.worker)
+        look = None if link.results is None else publisher.look_up
+        gate = Gate(crew, handoff, settler, lost, worker, active=gated, look=look)
+        self._desk = desk = Desk(gate, handoff, crew, publisher, settler)
+
+        # What children and clients say.
+        self._gathering = Gathering()
+        self._prefetch = Prefetch(settings.worker.prefetch_max, settings.worker.prefetch)
+        self._filter = Filter(settings.worker)
+        self._clients = Clients(publisher, self._poller, worker.id, self._gathering)
+        self._outcomes = Outcomes(
+            wiring.outcomes,
+            desk,
+            lost,
+            Children(publisher, worker.id, self._gathering),
+            self._prefetch,
+            knows_all=wiring.start == 1,
+            is_revoked=self._filter.is_revoked,
+            on_registry=self._learn,
+        )
+
+        # The other lanes, and what they say.
+        self._letters = Letters(desk, lost, link, mailbox)
+        revocations = Revocations(desk, self._interrupt)
+        on_received = None if told is None else told.received
+        self._intake = Intake(
+            desk, self._outcomes, revocations, self._letters, self._prefetch, settings.worker, on_received
+        )
+        self._fetcher = FetchLane(
+            board,
+            link,
+            mailbox,
+            self._filter,
+            self._intake,
+            settings.worker,
+            max_deliveries=NO_LIMIT if gated else MAX_DELIVERIES,
+        )
+        self._publish_lane = PublishLane(board, link, mailbox, publisher, settler.store)
+        hearers = [settler.settled, gate.settled] if told is None else [settler.settled, gate.settled, told.settled]
+        self._settle_lane = SettleLane(board, link, mailbox, inbox, hearers, self._publish_lane.stored)
 
     def boot(self) -> Sequence[str]:
         """Looks whether broker and backend can be used, at the first start of an incarnation; returns notes for the
         log. Raises ConfigError, and BrokerUnavailable when it may pass later."""
-        self._publisher.start()
+        self._publish_lane.start()
         if self._wiring.start > 1:
             return ()
         answer: queue.SimpleQueue[Sequence[str] | EngineError] = queue.SimpleQueue()
-        self._publisher.inbox.put([Do(lambda: answer.put(self._check()))])
+        self._publisher.do(lambda: answer.put(self._check()))
         checked = answer.get()
         if isinstance(checked, (ConfigError, BrokerUnavailable, BrokerFull)):
             raise checked
@@ -136,11 +168,6 @@ class Dispatcher:
 
     # Boot.
 
-    def _open(self, settings: Settings) -> Link:
-        transport = plugins.open_transport(settings.broker, settings.plugins)
-        results = plugins.open_results(settings.results, settings.plugins)
-        return Link(transport, results, settings.worker.queues, self._wiring.worker)
-
     def _check(self) -> Sequence[str] | EngineError:
         """Runs in the publish lane, whose connections these are."""
         notes: list[str] = []
@@ -156,44 +183,8 @@ class Dispatcher:
             return error
         return notes
 
-    def _load_observers(self, settings: Settings) -> observers.Observers | None:
-        section = settings.plugins
-        if not (section.enable or section.load):
-            return None
-        found = plugins.load_observers(section)
-        if not observers.Observers.wanted(found):
-            return None
-        return observers.Observers(found, settings.engine.name, self._worker)
-
-    def _connect_parts(self) -> None:
-        desk, outcomes = self._desk, self._outcomes
-        desk.read_sockets = outcomes.read_all
-        desk.unknown_claims = outcomes.unknown_claims
-        desk.on_reconciled = self._reconciled
-        desk.interrupt = self._interrupt
-        desk.is_revoked = self._fetcher.filter.is_revoked
-        desk.draining = self._wiring.draining
-        desk.knows_all = self._wiring.start == 1
-        outcomes.on_registry = self._learn
-        self._publisher.record = desk.record
-        gate, capabilities = desk.gate, self._link.transport.capabilities
-        gate.active = not capabilities.keeps_claims and not capabilities.in_process
-        gate.crashed = desk.crashed
-        gate.judge_death = outcomes.judge
-        self._settler.claims_end_with_connection = gate.active
-        if gate.active:
-            self._fetcher.most_deliveries = NO_LIMIT
-        if self._link.results is not None:
-            gate.use_results(self._publisher.look_up, desk.record)
-        self._settler.translate = gate.translate
-        self._settler.on_ended = gate.settled
-        if self._observers is not None:
-            told = observers.Told(self._observers)
-            desk.on_received = told.received
-            self._settler.on_settled = told.settled
-
     def _begin(self) -> None:
-        log.info("dispatcher started (start %d of worker %s)", self._wiring.start, self._worker)
+        log.info("dispatcher started (start %d of worker %s)", self._wiring.start, self._wiring.worker.id)
         for generation in self._wiring.generations:
             self._desk.handoff.add_generation(generation)
         for journal in self._outcomes.journals:
@@ -207,7 +198,7 @@ class Dispatcher:
         if self._wiring.start > 1:
             self._outcomes.inherit()
         if self._wiring.draining:
-            self._desk.drain()
+            self._intake.drain()
         self._fetcher.start()
 
     # One turn.
@@ -217,12 +208,12 @@ class Dispatcher:
             return 0.002
         if self._desk.handoff.unstarted() or self._fetcher.parked:
             # Children that come up, or have become idle, are seen on the board only.
-            return 0.02 if self._desk.crew.expected(self._desk.concurrency) or self._desk.handoff.waits else 0.25
+            return 0.02 if self._desk.crew.expected(self._intake.concurrency) or self._desk.handoff.waits else 0.25
         return 1.0
 
     def _let_gather(self) -> None:
         now = time.monotonic()
-        pause = self._gathering.pause(self._desk.prefetch.rate(now), self._desk.handoff.in_socket(), now)
+        pause = self._gathering.pause(self._prefetch.rate(now), self._desk.handoff.in_socket(), now)
         if pause:
             time.sleep(pause)
 
@@ -245,11 +236,10 @@ class Dispatcher:
         if self._outcomes.searching:
             self._outcomes.search()
         now = time.monotonic()
-        self._desk.update(now)
+        self._intake.update(now)
         if self._fetcher.parked and self._fetcher.limit():
             self._fetcher.wake()
-        if now >= self._look_at:
-            self._look_through_letters()
+        self._letters.update(now)
 
     def _hear(self) -> None:
         """Hears the supervisor."""
@@ -276,7 +266,7 @@ class Dispatcher:
         elif isinstance(message, control.Client):
             self._add_client(fds)
         elif isinstance(message, control.Drain):
-            self._desk.drain()
+            self._intake.drain()
             self._fetcher.wake()
         elif isinstance(message, control.Finish):
             self._finishing = True
@@ -296,40 +286,17 @@ class Dispatcher:
         handoff, takeback = (socket.socket(fileno=fd) for fd in fds)
         self._desk.handoff.take_back()  # what the generation before was given too early
         self._desk.handoff.add_generation(control.Generation(message.generation, handoff, message.tasks, takeback))
-        self._look_through_letters()
+        self._letters.look_through()
 
     def _reconfigure(self, settings: Settings) -> None:
-        self._desk.configure(settings)
-        self._fetcher.configure(settings.worker)
+        for part in (self._filter, self._lost_runs, self._intake, self._fetcher):
+            part.configure(settings.worker)
         self._link.change_queues(settings.worker.queues)
-
-    def _reconciled(self, result: Reconciled) -> None:
-        self._outcomes.reconciled(result)
-        self._look_through_letters()
-
-    def _look_through_letters(self) -> None:
-        registry = self._desk.registry
-        since, self._look_at = min(self._look_since, self._fetcher.heard_takeover - UNHEARD), NEVER
-        if registry is None or self._desk.draining:
-            return
-
-        def look() -> None:
-            found = look_through(self._link, registry, since)
-            if found is None:
-                self._mailbox.post(self._look_later, since)
-            elif found:
-                self._mailbox.post(self._desk.unrecorded, found)
-
-        self._look_since = NEVER
-        self._publisher.inbox.put([Do(look)])
-
-    def _look_later(self, since: float) -> None:
-        self._look_since, self._look_at = since, time.monotonic() + LOOK_AGAIN
 
     def _learn(self, packet: wire.Registry) -> None:
         self._desk.handoff.learn(packet.generation, packet.tasks)
         control.tell(self._wiring.control, control.Tasks(packet.generation, packet.tasks))
-        self._look_through_letters()
+        self._letters.look_through()
 
     def _interrupt(self, run: Run) -> None:
         control.tell(self._wiring.control, control.Interrupt(run.slot, run.generation))
@@ -338,7 +305,7 @@ class Dispatcher:
 
     def _finish(self) -> int:
         """Settles the rest, says goodbye to the broker; 1 if something had to be left unsettled."""
-        self._desk.drain()
+        self._intake.drain()
         self._fetcher.wake()
         self._outcomes.read_all()
         # The fetch lane goes on meanwhile: it compares claims, and only then the deaths of runs that an earlier
@@ -348,8 +315,8 @@ class Dispatcher:
         self._fetcher.wake()
         self._clients.close()
         self._settle_lane.stop()
-        self._publisher.stop()
-        for lane in (self._fetcher, self._settle_lane, self._publisher):
+        self._publish_lane.stop()
+        for lane in (self._fetcher, self._settle_lane, self._publish_lane):
             lane.join(GIVE_UP_AFTER / 2)
         if left:
             for item in self._settler.unsettled():
@@ -381,3 +348,17 @@ class Dispatcher:
         except EngineError as error:
             log.warning("the broker did not hear this worker's goodbye: %s", error)
         self._link.close()
+
+
+def _open(settings: Settings, worker: Worker) -> Link:
+    transport = plugins.open_transport(settings.broker, settings.plugins)
+    results = plugins.open_results(settings.results, settings.plugins)
+    return Link(transport, results, settings.worker.queues, worker)
+
+
+def _load_observers(settings: Settings, worker: str) -> observers.Observers | None:
+    section = settings.plugins
+    if not (section.enable or section.load):
+        return None
+    found = plugins.load_observers(section)
+    return observers.Observers(found, settings.engine.name, worker) if observers.Observers.wanted(found) else None

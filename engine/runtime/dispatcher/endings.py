@@ -29,9 +29,10 @@ class _End(NamedTuple):
 class Endings:
     """By task: how its last run ended. Times are monotonic seconds."""
 
-    def __init__(self) -> None:
-        self.told_by_records = False
-        """Is there a result backend? Then what left a final record there need not be remembered here."""
+    def __init__(self, *, told_by_records: bool) -> None:
+        """``told_by_records``: is there a result backend? Then what left a final record there need not be remembered
+        here."""
+        self._told_by_records = told_by_records
         self._ended: dict[str, _End] = {}
         self._recent: deque[tuple[float, list[tuple[str, int]]]] = deque()
 
@@ -42,7 +43,7 @@ class Endings:
             for item in items
             if not self.is_told(item)
             and isinstance(item.settlement, Ack | Again | Dead)
-            and (retries := retries_of(item)) is not None
+            and (retries := item.retries) is not None
         ]
         if ends:
             self._recent.append((now, ends))
@@ -51,7 +52,7 @@ class Endings:
 
     def is_told(self, item: Item) -> bool:
         """Does a record tell that this has ended?"""
-        return self.told_by_records and item.record is not None and item.record.final
+        return self._told_by_records and item.record is not None and item.record.final
 
     def connection_lost(self, now: float) -> dict[str, int]:
         """Remembers for longer what was acknowledged in the last seconds; returns it, with the retries."""
@@ -63,7 +64,7 @@ class Endings:
 
     def settled(self, item: Item, now: float, *, is_stale: bool) -> None:
         """Remembers one end; of a stale one, what was to be settled."""
-        retries, settlement = retries_of(item), item.settlement
+        retries, settlement = item.retries, item.settlement
         if retries is None or settlement is None:
             return
         if is_stale:
@@ -86,10 +87,3 @@ class Endings:
     def prune(self, now: float) -> None:
         """Forgets what is too old."""
         self._ended = {id: end for id, end in self._ended.items() if end.until > now}
-
-
-def retries_of(item: Item) -> int | None:
-    """Returns which retry of its task an item ends; None: it ends no run."""
-    if item.outcome is not None:
-        return item.outcome.retries
-    return item.facts.retries if item.facts is not None and item.started else None

@@ -9,20 +9,16 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Collection, Sequence
-from typing import Protocol
 
 from engine.app import commands
 from engine.app.settings import WorkerSection
-from engine.contract.transport import Consumer, Reconciled, TakenOver
+from engine.contract.transport import Consumer
 from engine.errors import BrokerUnavailable, TransportError
 from engine.runtime.board import Board
 from engine.runtime.dispatcher.filters import Filter
-from engine.runtime.dispatcher.handout import Held
+from engine.runtime.dispatcher.intake import Intake
 from engine.runtime.dispatcher.lanes import Backoff, Lane, Mailbox
 from engine.runtime.dispatcher.link import Link
-from engine.runtime.dispatcher.registry import Registry
-from engine.runtime.dispatcher.settle import Item
 
 log = logging.getLogger("engine.dispatcher")
 
@@ -36,62 +32,29 @@ LATE = 0.5
 """Part of ``dead_after`` that may pass between two beats before claims are compared with the broker."""
 
 
-class Desk(Protocol):
-    """The main lane, as the fetch lane knows it. The attributes are read here, the methods called in the main lane."""
-
-    @property
-    def target(self) -> int:
-        """How many messages to have in hand that no child has begun; 0: fetch nothing."""
-
-    @property
-    def gone(self) -> int:
-        """How many of all that were ever fetched are in hand and unstarted no more."""
-
-    @property
-    def registry(self) -> Registry | None:
-        """The tasks, if they are known."""
-
-    @property
-    def knows_all(self) -> bool:
-        """Are all claims in hand known, so that they may be compared with the broker?"""
-
-    def started_claims(self) -> Collection[bytes]:
-        """Returns the claims of all runs that have begun and are not settled. Called in the fetch lane."""
-
-    def fetched(self, held: list[Held], items: list[Item], count: int) -> None:
-        """Takes what was fetched: ``count`` without those that have to wait at the gate."""
-
-    def suspend(self) -> None:
-        """Stops handing out and reads back: claims may be gone."""
-
-    def tell_claims(self, answer: queue.SimpleQueue[set[bytes]]) -> None:
-        """Answers with all claims in hand, having stopped handing out."""
-
-    def reconciled(self, result: Reconciled) -> None:
-        """Hears how the comparison ended, and hands out again."""
-
-    def taken_over(self, found: Sequence[TakenOver]) -> None:
-        """Hears of claims of dead workers."""
-
-    def ordered(self, order: commands.Revoke, waiting: list[str]) -> None:
-        """Hears of an order that was broadcast, and which of its messages wait for their turn."""
-
-
 class FetchLane(Lane):
     """The thread that fetches and renews."""
 
-    def __init__(self, board: Board, link: Link, mailbox: Mailbox, desk: Desk, worker: WorkerSection) -> None:
+    def __init__(
+        self,
+        board: Board,
+        link: Link,
+        mailbox: Mailbox,
+        filter: Filter,
+        intake: Intake,
+        worker: WorkerSection,
+        *,
+        max_deliveries: int,
+    ) -> None:
+        """``max_deliveries``: as for `Consumer.takeover`."""
         super().__init__("fetch", board)
-        self.filter = Filter(worker)
-        self.max_crashes = worker.max_crashes
-        self.most_deliveries = MAX_DELIVERIES
-        self.heard_takeover = time.time()
-        """When a takeover was answered last, or this dispatcher began. Other lanes may read it."""
         self.parked = False
         """Does it wait with nothing to fetch for? Then it must be woken when there is."""
         self._link = link
         self._mailbox = mailbox
-        self._desk = desk
+        self._filter = filter
+        self._intake = intake
+        self._max_deliveries = max_deliveries
         self._dead_after = link.worker.dead_after
         self._every = self._dead_after / 10
         self._consumer: Consumer | None = None
@@ -100,11 +63,11 @@ class FetchLane(Lane):
         self._beat: float | None = None
         self._reconcile_due = True
         self._backoff = Backoff()
+        self.configure(worker)
 
     def configure(self, worker: WorkerSection) -> None:
-        """Takes the settings after a reload. Any lane."""
-        self.filter.configure(worker)
-        self.max_crashes = worker.max_crashes
+        """Takes the settings: at the start, and after a reload. Any lane."""
+        self._max_crashes = worker.max_crashes
 
     def wake(self) -> None:
         """Makes a waiting fetch return. Any lane."""
@@ -113,10 +76,10 @@ class FetchLane(Lane):
     def limit(self) -> int:
         """Returns how many messages to ask for now. Small amounts wait until they are a quarter of what is wanted.
         Any lane."""
-        target = self._desk.target
-        if target <= 0 or self._desk.registry is None:
+        target = self._intake.target
+        if target <= 0 or self._intake.registry is None:
             return 0
-        wanted = target - (self._fetched - self._desk.gone)
+        wanted = target - (self._fetched - self._intake.gone)
         return wanted if wanted > 0 and wanted >= target // 4 else 0
 
     def round(self) -> None:
@@ -127,7 +90,7 @@ class FetchLane(Lane):
             if consumer is not self._consumer:
                 self._meet(consumer)
             self._keep_alive(consumer)
-            if self._reconcile_due and self._desk.knows_all:
+            if self._reconcile_due and self._intake.knows_all:
                 self._reconcile(consumer)
             self._fetch(consumer)
         except BrokerUnavailable as error:
@@ -149,7 +112,7 @@ class FetchLane(Lane):
         """Takes the first consumer, or one that replaces another whose connection was lost."""
         if self._consumer is not None:
             self._reconcile_due = True
-            self._mailbox.post(self._desk.suspend)
+            self._mailbox.post(self._intake.suspend)
             self._beat = None  # no beat was possible meanwhile, and what it would lead to is done already
         self._consumer = consumer
         self._beat_at = self._takeover_at = 0.0
@@ -158,35 +121,35 @@ class FetchLane(Lane):
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         if now >= self._beat_at:
             self._renew(consumer, now)
-        if now >= self._takeover_at and self._desk.registry is not None:
+        if now >= self._takeover_at and self._intake.registry is not None:
             self._take_over(consumer)
             self._takeover_at = now + self._every
 
     def _renew(self, consumer: Consumer, now: float) -> None:
-        consumer.renew(self._desk.started_claims())
+        consumer.renew(self._intake.started_claims())
         if self._beat is not None and now - self._beat > self._dead_after * LATE:
             log.warning("the heartbeat was %.1f s late: claims are compared with the broker", now - self._beat)
             self._reconcile_due = True
-            self._mailbox.post(self._desk.suspend)
+            self._mailbox.post(self._intake.suspend)
         self._beat = now
         self._beat_at = now + self._every
 
     def _take_over(self, consumer: Consumer) -> None:
         """Looks for dead workers: only once the tasks are known, as what is dead-lettered may have hooks to run."""
-        found = [one for one in consumer.takeover(self.max_crashes, self.most_deliveries) if one.released or one.dead]
-        self.heard_takeover = time.time()
+        found = [one for one in consumer.takeover(self._max_crashes, self._max_deliveries) if one.released or one.dead]
+        self._intake.heard_takeover()
         if found:
-            self._mailbox.post(self._desk.taken_over, found)
+            self._mailbox.post(self._intake.taken_over, found)
 
     def _reconcile(self, consumer: Consumer) -> None:
         answer: queue.SimpleQueue[set[bytes]] = queue.SimpleQueue()
-        self._mailbox.post(self._desk.tell_claims, answer)
+        self._mailbox.post(self._intake.tell_claims, answer)
         claims = self._answer_to(answer)
         if claims is None:
             return
         result = consumer.reconcile(claims)
         self._reconcile_due = False
-        self._mailbox.post(self._desk.reconciled, result)
+        self._mailbox.post(self._intake.reconciled, result)
 
     def _answer_to(self, answer: queue.SimpleQueue[set[bytes]]) -> set[bytes] | None:
         while not self.stopping:
@@ -200,7 +163,7 @@ class FetchLane(Lane):
     def _fetch(self, consumer: Consumer) -> None:
         # Set before the limit is taken: whoever makes it grow afterwards sees that this lane must be woken.
         self.parked = True
-        registry = self._desk.registry
+        registry = self._intake.registry
         limit = 0 if registry is None else self.limit()
         self.parked = limit == 0
         timeout = max(0.0, min(LONGEST_WAIT, self._beat_at - time.clock_gettime(time.CLOCK_BOOTTIME)))
@@ -208,18 +171,18 @@ class FetchLane(Lane):
         self.parked = False
         if deliveries:
             # Read anew: a reload may have brought other tasks while this lane waited.
-            registry = self._desk.registry or registry
+            registry = self._intake.registry or registry
             assert registry is not None, "with limit 0 nothing is fetched"
-            held, items = self.filter.sort(deliveries, registry)
+            held, items = self._filter.sort(deliveries, registry)
             # Those that wait at the gate first keep no child busy: they must not keep others from being fetched.
             count = sum([not delivery.gate for delivery in deliveries])
             self._fetched += count
-            self._mailbox.post(self._desk.fetched, held, items, count)
+            self._mailbox.post(self._intake.fetched, held, items, count)
         for command in consumer.commands():
             try:
                 order = commands.decode(command)
             except ValueError:
                 log.warning("a command that this version does not know was ignored: %r", command[:100])
                 continue
-            waiting = self.filter.revoke(order.ids)
-            self._mailbox.post(self._desk.ordered, order, waiting)
+            waiting = self._filter.revoke(order.ids)
+            self._mailbox.post(self._intake.ordered, order, waiting)

@@ -15,7 +15,7 @@ from engine.errors import MessageError, SerializationError
 from engine.runtime.dispatcher.handout import Held
 from engine.runtime.dispatcher.rates import Rates
 from engine.runtime.dispatcher.registry import Registry
-from engine.runtime.dispatcher.settle import Facts, Item
+from engine.runtime.dispatcher.settle import Ended, Item
 
 log = logging.getLogger("engine.dispatcher")
 
@@ -103,13 +103,14 @@ class Filter:
 
 
 def end_item(message: Message, end: ends.End, delivery: Delivery) -> Item:
-    """Returns what settles an end that no child told of. Its ``publishes`` go along."""
-    return Item(message.task, message.id, end.settlement, end=end, facts=facts_of(message, delivery))
+    """Returns what settles the end of a message of which no child told, and sends what follows from it."""
+    ended = ended_by(message, delivery, end.state, end.reason)
+    return Item(message.task, message.id, end.settlement, ended, publishes=end.publishes)
 
 
-def facts_of(message: Message, delivery: Delivery) -> Facts:
-    """Returns what observers are told of a message that ends here, besides task and id."""
-    return Facts(delivery.queue, message.retries, delivery.deliveries)
+def ended_by(message: Message, delivery: Delivery, state: str = "", reason: str | None = None) -> Ended:
+    """Returns what is told of the end of a message that no child had begun."""
+    return Ended(delivery.queue, message.retries, delivery.deliveries, state, reason)
 
 
 def _tell(item: Item) -> None:
@@ -118,10 +119,10 @@ def _tell(item: Item) -> None:
         log.error(
             "%s: not run, but kept as a dead letter (engine dead show ID)", item.settlement.reason, extra=item.fields
         )
-    elif item.end is not None:
-        log.info("%s: not run", item.end.reason, extra=item.fields)
+    elif item.ended is not None:
+        log.info("%s: not run", item.ended.reason, extra=item.fields)
 
 
 def _unreadable(delivery: Delivery, end: ends.End) -> Item:
-    facts = Facts(delivery.queue, 0, delivery.deliveries)
-    return Item("?", delivery.id, end.settlement, end=end, facts=facts)
+    ended = Ended(delivery.queue, 0, delivery.deliveries, end.state, end.reason)
+    return Item("?", delivery.id, end.settlement, ended, publishes=end.publishes)

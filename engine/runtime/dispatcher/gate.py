@@ -27,7 +27,6 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from engine.app import wire
 from engine.contract.liveness import GRACE, lock_is_free
 from engine.contract.message import Message
 from engine.contract.results import Record
@@ -35,9 +34,10 @@ from engine.contract.transport import Ack, Again, Dead, Settlement, Worker
 from engine.runtime.dispatcher import marks
 from engine.runtime.dispatcher.candidates import NEVER, Candidate, Candidates
 from engine.runtime.dispatcher.crew import Crew, Run
-from engine.runtime.dispatcher.endings import Endings, retries_of
-from engine.runtime.dispatcher.filters import facts_of
+from engine.runtime.dispatcher.endings import Endings
+from engine.runtime.dispatcher.filters import ended_by
 from engine.runtime.dispatcher.handout import Handoff, Held
+from engine.runtime.dispatcher.lost_runs import LostRuns
 from engine.runtime.dispatcher.marks import Mark, Marks
 from engine.runtime.dispatcher.settle import Item, Settler
 
@@ -74,42 +74,35 @@ class Gate:
         crew: Crew,
         handoff: Handoff,
         settler: Settler,
+        lost: LostRuns,
         worker: Worker,
+        *,
+        active: bool,
+        look: Look | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.active = False
-        """Do the broker's claims end with the connection? If not, nothing ever waits here."""
-        self.crashed: Callable[[Held, str], None] = lambda held, cause: None
-        """Ends a run whose worker died, of a cause."""
-        self.judge_death: Callable[[Held, wire.Death], None] = lambda held, death: None
-        """Ends a run whose child died."""
-        self.marks = Marks(worker, clock)
-        self.endings = Endings()
+        """``active``: do the broker's claims end with the connection? If not, nothing ever waits here. ``look`` is None
+        when there is no result backend: then there are no marks either."""
+        self.active = active
+        self.marks = Marks(worker, None if look is None else settler.store, clock)
+        self.endings = Endings(told_by_records=look is not None)
         self._crew = crew
         self._handoff = handoff
         self._settler = settler
+        self._lost_runs = lost
         self._worker = worker
         self._clock = clock
-        self._look: Look | None = None
-        """None: there is no result backend."""
+        self._look = look
         self._candidates = Candidates()
         self._passing: dict[bytes, Held] = {}
         """By claim: what leaves once its mark is stored, or removed."""
         self._lost: set[bytes] = set()
         """Claims that were gone at the last comparison."""
-        self._swapped: dict[bytes, bytes] = {}
-        """By the claim of a run: the one that it has taken over."""
         self._returning: dict[str, int] = {}
         """By id: deliveries of what was in hand, and had not begun, when its claim was lost."""
         self._unlocked: dict[str, float] = {}
         """Owners of marks whose lock is free: since when."""
         self._board_at = 0.0
-
-    def use_results(self, look: Look, store: marks.Store) -> None:
-        """Says how records and marks are read and written. Once, before anything else."""
-        self._look = look
-        self.marks.store = store
-        self.endings.told_by_records = True
 
     # What comes and goes.
 
@@ -134,7 +127,7 @@ class Gate:
 
     def claims(self) -> set[bytes]:
         """Returns the claims of what waits, and those that runs have taken over."""
-        return {*self._candidates.claims(), *self._passing, *self._swapped.values()}
+        return {*self._candidates.claims(), *self._passing, *self._settler.swapped.values()}
 
     def take(self, is_wanted: Callable[[Held], bool] = lambda held: True) -> list[Held]:
         """Takes out what waits and is wanted: it is the caller's now."""
@@ -146,14 +139,6 @@ class Gate:
                 self._candidates.remove(candidate)
                 taken.append(candidate.held)
         return taken
-
-    def translate(self, items: Iterable[Item]) -> None:
-        """Puts the claims that runs have taken over in the place of their own."""
-        if self._swapped:
-            for item in items:
-                claim = self._swapped.pop(item.claim, None) if item.claim else None
-                if claim is not None and item.settlement is not None:
-                    item.settlement = msgspec.structs.replace(item.settlement, claim=claim)
 
     def update(self, now: float) -> None:
         """Looks and stamps, where that is due. Once a turn of the main loop."""
@@ -211,8 +196,8 @@ class Gate:
             if item.settlement is None or not (is_stale or waits or is_marked):
                 continue
             self.endings.settled(item, now, is_stale=is_stale)
-            if self._is_done(item, is_stale) and (is_marked or (is_stale and retries_of(item) is not None)):
-                done[item.id] = retries_of(item)
+            if self._is_done(item, is_stale) and (is_marked or (is_stale and item.retries is not None)):
+                done[item.id] = item.retries
             elif is_marked:
                 gone.append(item.id)
             for candidate in waits:
@@ -279,13 +264,13 @@ class Gate:
         elif mark.death is not None:
             death = mark.death
             self._leave(candidate)
-            self.marks.remove([id], lambda: self._go_on(held, lambda held: self.judge_death(held, death)))
+            self.marks.remove([id], lambda: self._go_on(held, lambda held: self._lost_runs.died(held, death)))
         elif not self._is_dead(mark, stamp, candidate, now):
             if candidate.due == NEVER:
                 self._candidates.schedule(candidate, now + HOLD)
         elif mark.begun:
             self._leave(candidate)
-            self.marks.remove([id], lambda: self._go_on(held, lambda held: self.crashed(held, "its worker died")))
+            self.marks.remove([id], lambda: self._go_on(held, self._lost_runs.worker_died))
         else:
             log.info("task came again, and the worker that had it is dead: it had not begun", extra=held.fields)
             self._pass(candidate, stamp)
@@ -312,14 +297,14 @@ class Gate:
         if known is None:
             known = Held(msgspec.structs.replace(held.delivery, claim=run.claim), held.message, held.info, held.came)
             self._handoff.adopt(known, run.sequence)
-        self._swapped[known.claim] = held.claim
+        self._settler.swapped[known.claim] = held.claim
         log.info("task came again while it runs here: it runs on", extra=held.fields)
 
     def _settle(self, held: Held, settlement: Settlement, why: str) -> None:
         log.debug("message of a task that came again is settled, not run: %s", why, extra=held.fields)
         changed = msgspec.structs.replace(settlement, claim=held.claim, record=None)
         message = held.message
-        self._settler.submit([Item(message.task, message.id, changed, facts=facts_of(message, held.delivery))])
+        self._settler.submit([Item(message.task, message.id, changed, ended_by(message, held.delivery))])
 
     def _pass_unknown(self, candidate: Candidate, stamp: float, now: float) -> None:
         """Lets it run if whoever has it would have told by now."""
@@ -380,7 +365,7 @@ class Gate:
 
     def _begun(self) -> dict[str, int | None]:
         """Returns the tasks whose runs have begun and are not settled, with their retries."""
-        settling = {item.id: retries_of(item) for item in self._settler.unsettled() if item.started and item.claim}
+        settling = {item.id: item.retries for item in self._settler.unsettled() if item.started and item.claim}
         return {**settling, **self._running()}
 
     def _in_hand(self) -> set[str]:
@@ -388,7 +373,7 @@ class Gate:
         return {*settling, *self._handoff.ids(), *(held.message.id for held in self._passing.values())}
 
     def _claim_of(self, run: Run) -> bytes:
-        return self._swapped.get(run.claim, run.claim)
+        return self._settler.swapped.get(run.claim, run.claim)
 
 
 Verdict: TypeAlias = Literal["run", "wait", "drop", "unknown"]

@@ -13,7 +13,8 @@ How it comes in, moves, and leaves:
 - `fill`: `_backlog` or `_ready` to `inflight`; an early-acked one first from `_backlog` to `_acking`.
 - `acknowledged`: `_acking` to `_ready`, or out if it was revoked meanwhile. `refused`: out.
 - `take_back`, `retire`: what still lies in a socket, from `inflight` to the front of `_backlog` or `_ready`, in order.
-- out: `take_all`, `take_stale`, `drop_revoked` (it is the caller's), `forget` (from `_backlog`: its claim is gone).
+- out: `take_all`, `drain`, `take_stale`, `drop_revoked` (it is the caller's), `forget` (of `_backlog`: its claim is
+  gone).
 - out of `inflight`: whoever sees the run's end, or finds that the packet was lost with a child, pops it.
 
 Surprising facts this rests on:
@@ -29,7 +30,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -108,11 +109,11 @@ class Pair:
 class Handoff:
     """Gives messages to idle children, in order, through the newest generation that is not retired."""
 
-    def __init__(self, crew: Crew, start: int, *, preload: bool) -> None:
+    def __init__(self, crew: Crew, start: int, *, preload: bool, draining: bool = False) -> None:
         self._crew = crew
         self._preload = preload
-        self.acknowledge: Callable[[list[Held]], None] = lambda early: None
-        """Has these acknowledged; `acknowledged` is called when they are."""
+        self.draining = draining
+        """Is nothing handed out any more, as the worker is on its way down?"""
         self._counter = start << 40
         self._base = self._counter
         self._pairs: dict[int, Pair] = {}
@@ -162,18 +163,24 @@ class Handoff:
         pair.handoff.close()
         pair.takeback.close()
 
-    def retire_all(self) -> None:
-        """Retires every generation: at a drain."""
+    def drain(self) -> list[Held]:
+        """Retires every generation, for good; returns everything that is unstarted: it is the caller's now."""
+        self.draining = True
+        taken = self.take_all()
         for number in list(self._pairs):
             self.retire(number)
+        return taken
 
     def add(self, held: Iterable[Held]) -> None:
         """Takes messages to hand out."""
         self._backlog.extend(held)
 
-    def add_hooks(self, held: Held) -> None:
-        """Takes a packet that only runs hooks: before all others, as it needs no claim and no room at the broker."""
-        self._ready.append(held)
+    def add_hooks(self, held: Held, end: tuple[str, bytes]) -> None:
+        """Takes a packet that only runs the hooks of a message for its ``end`` (state, record body): before all
+        others, as it needs no claim and no room at the broker."""
+        hooks = Held(held.delivery, held.message, held.info, time.monotonic(), acked=True)
+        hooks.end = end
+        self._ready.append(hooks)
 
     def add_first(self, held: Iterable[Held]) -> None:
         """Takes messages that were in a child's hands already, unstarted: they go before all others."""
@@ -193,11 +200,12 @@ class Handoff:
         queue = self._ready or self._backlog
         return bool(queue) and queue[0].wants_early_ack
 
-    def fill(self, window: int) -> None:
-        """Sends what there is room for, so that at most ``window`` packets lie in the socket."""
+    def fill(self, window: int) -> list[Held]:
+        """Sends what there is room for, so that at most ``window`` packets lie in the socket. Returns what is to be
+        acknowledged before it is sent: the caller sees to that, and calls `acknowledged` or `refused` for each."""
         pair = self.pair
         if self.paused or pair is None or pair.registry is None or not (self._ready or self._backlog):
-            return
+            return []
         room = min(window, SOCKET_MOST) - self.in_socket()
         boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         early: list[Held] = []
@@ -212,8 +220,7 @@ class Handoff:
                 break
             queue.popleft()
             room -= 1
-        if early:
-            self.acknowledge(early)
+        return early
 
     def acknowledged(self, held: Held) -> None:
         """Hears that an early-acked message was acknowledged: it goes first, unless it was revoked meanwhile."""

@@ -50,9 +50,9 @@ class Mark(msgspec.Struct, omit_defaults=True):
 class Marks:
     """This worker's own marks."""
 
-    def __init__(self, worker: Worker, clock: Callable[[], float] = time.monotonic) -> None:
-        self.store: Store | None = None
-        """None: there is no result backend, and no mark."""
+    def __init__(self, worker: Worker, store: Store | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """``store`` is None when there is no result backend: then nothing is marked."""
+        self._store = store
         self.unbegun: set[str] = set()
         """Tasks that were handed out, and have not been seen to run."""
         self._worker = worker
@@ -117,8 +117,8 @@ class Marks:
         """Removes marks, unless they are ours again; makes the call when they are gone."""
         stamp = self._next_stamp()
         gone = [Record(mark_id(id), _STATE, stamp, 0, 0, b"", keep=False) for id in ids if id not in self._ours]
-        if gone and self.store is not None:
-            self.store(gone, then)
+        if gone and self._store is not None:
+            self._store(gone, then)
         else:
             then()
 
@@ -145,14 +145,14 @@ class Marks:
         return self._stamp
 
     def _write(self, marks: Mapping[str, Mark], then: Callable[[], None] = lambda: None) -> None:
-        if self.store is None or not marks:
+        if self._store is None or not marks:
             then()
             return
         stamp, encode = self._next_stamp(), msgspec.json.encode
         records = [
             Record(mark_id(id), _STATE, stamp, 0, 0, encode(mark), final=mark.done) for id, mark in marks.items()
         ]
-        self.store(records, then)
+        self._store(records, then)
 
 
 _decoder = msgspec.json.Decoder(Mark)

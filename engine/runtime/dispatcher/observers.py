@@ -16,7 +16,7 @@ from engine.contract.events import Event, Kind
 from engine.contract.results import FAILURE, REVOKED, STARTED, SUCCESS
 from engine.contract.transport import Again, Dead, Release, Settlement
 from engine.runtime.dispatcher.handout import Held
-from engine.runtime.dispatcher.settle import Facts, Item
+from engine.runtime.dispatcher.settle import Ended, Item
 
 log = logging.getLogger("engine.dispatcher")
 
@@ -116,7 +116,7 @@ class Told:
             ]
         )
 
-    def settled(self, items: Sequence[Item]) -> None:
+    def settled(self, items: Sequence[Item], stale: frozenset[bytes]) -> None:
         """Hears of ends that were settled, and of records on the way."""
         now = time.time()
         self._observers.tell([event for item in items for event in self._new(item, now)])
@@ -139,10 +139,8 @@ class Told:
 
 def events_of(item: Item, now: float) -> list[Event]:
     """Returns what an item means for observers: nothing for the acknowledgement of what is about to start."""
-    if item.outcome is not None:
-        return _events_of_outcome(item.outcome, now)
-    if item.facts is not None and item.settlement is not None:
-        return _events_of_end(item, item.facts, item.settlement, now)
+    if item.ended is not None:
+        return [] if item.settlement is None else _events_of_end(item, item.ended, item.settlement, now)
     record = item.record
     if record is not None and record.state == STARTED:
         told = _told_of(record.body)
@@ -162,25 +160,13 @@ def events_of(item: Item, now: float) -> list[Event]:
     return []
 
 
-def _events_of_outcome(outcome: wire.Outcome, now: float) -> list[Event]:
-    common = (outcome.task, outcome.id, outcome.queue, outcome.retries, outcome.deliveries)
+def _events_of_end(item: Item, ended: wire.Outcome | Ended, settlement: Settlement, now: float) -> list[Event]:
+    common = (item.task, item.id, ended.queue, ended.retries, ended.deliveries)
     events = []
-    if outcome.started:
-        events.append(Event("started", now - outcome.runtime, *common, child=outcome.pid))
-    if kind := _kind(outcome.settlement, outcome.state):
-        runtime, reason = outcome.runtime, outcome.reason
-        events.append(Event(kind, now, *common, runtime=runtime, child=outcome.pid, reason=reason))
-    return events
-
-
-def _events_of_end(item: Item, facts: Facts, settlement: Settlement, now: float) -> list[Event]:
-    common = (item.task, item.id, facts.queue, facts.retries, facts.deliveries)
-    events = []
-    if item.started:
-        events.append(Event("started", now - (facts.runtime or 0.0), *common, child=facts.pid))
-    if kind := _kind(settlement, "" if item.end is None else item.end.state):
-        reason = None if item.end is None else item.end.reason
-        events.append(Event(kind, now, *common, runtime=facts.runtime, child=facts.pid, reason=reason))
+    if ended.started:
+        events.append(Event("started", now - (ended.runtime or 0.0), *common, child=ended.pid))
+    if kind := _kind(settlement, ended.state):
+        events.append(Event(kind, now, *common, runtime=ended.runtime, child=ended.pid, reason=ended.reason))
     return events
 
 

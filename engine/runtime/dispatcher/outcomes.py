@@ -13,16 +13,15 @@ from engine.app import ends, wire
 from engine.contract.message import Message
 from engine.contract.transport import Again, Delivery, Reconciled, Release
 from engine.errors import MessageError
-from engine.runtime.dispatcher import attribution
 from engine.runtime.dispatcher.crew import Run
 from engine.runtime.dispatcher.desk import Desk
-from engine.runtime.dispatcher.filters import facts_of
-from engine.runtime.dispatcher.handout import Held
 from engine.runtime.dispatcher.inheritance import Inheritance
 from engine.runtime.dispatcher.journal import Entry, Journal
+from engine.runtime.dispatcher.lost_runs import LostRuns
+from engine.runtime.dispatcher.prefetch import Prefetch
 from engine.runtime.dispatcher.relay import Children
 from engine.runtime.dispatcher.search import Search
-from engine.runtime.dispatcher.settle import Facts, Item
+from engine.runtime.dispatcher.settle import Item
 
 log = logging.getLogger("engine.dispatcher")
 
@@ -30,12 +29,29 @@ log = logging.getLogger("engine.dispatcher")
 class Outcomes:
     """The journals of all slots, and what becomes of their packets."""
 
-    def __init__(self, sockets: Sequence[socket.socket], desk: Desk, children: Children, worker: str) -> None:
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        desk: Desk,
+        lost: LostRuns,
+        children: Children,
+        prefetch: Prefetch,
+        *,
+        knows_all: bool,
+        is_revoked: Callable[[str], bool],
+        on_registry: Callable[[wire.Registry], None],
+    ) -> None:
+        """``sockets`` are the dispatcher's ends, by slot. ``is_revoked``: was a task revoked while this worker was up?
+        ``on_registry`` takes the tasks that a child told."""
         self.journals = [Journal(slot, sock) for slot, sock in enumerate(sockets)]
-        self.on_registry: Callable[[wire.Registry], None] = lambda packet: None
+        self.knows_all = knows_all
+        """Are all claims in hand known? A dispatcher that replaces another has to find them first. Any lane."""
         self._desk = desk
+        self._lost_runs = lost
         self._children = children
-        self._worker = worker
+        self._prefetch = prefetch
+        self._is_revoked = is_revoked
+        self._on_registry = on_registry
         self._items: list[Item] = []
         self._ended = 0
         self._replaying = False
@@ -43,7 +59,7 @@ class Outcomes:
         self._stacks: dict[int, tuple[Entry, wire.Stack]] = {}
         """By slot: where the run in hand was at its soft limit."""
         self._searches: list[tuple[Search, Entry | None]] = []
-        self._inheritance = Inheritance(desk)
+        self._inheritance = Inheritance(desk.crew, desk.handoff)
 
     # At the start.
 
@@ -75,14 +91,14 @@ class Outcomes:
 
     def read(self, journal: Journal) -> None:
         """Sees to what came in one slot's socket, unless too much waits already: then later."""
-        if self._desk.overfull:
+        if self._desk.settler.overfull:
             self._unread.add(journal)
         else:
             self._take_in(journal)
 
     def read_unread(self) -> None:
         """Sees to what had to wait, once there is room."""
-        if self._unread and not self._desk.overfull:
+        if self._unread and not self._desk.settler.overfull:
             unread, self._unread = self._unread, set()
             for journal in unread:
                 self.read(journal)
@@ -100,7 +116,7 @@ class Outcomes:
             self._desk.settler.submit(items)
         if self._ended:
             count, self._ended = self._ended, 0
-            self._desk.prefetch.ended(count, time.monotonic())
+            self._prefetch.ended(count, time.monotonic())
 
     @property
     def searching(self) -> bool:
@@ -123,7 +139,7 @@ class Outcomes:
             search, entry = one
             lost = search.conclude(self.read_all)
             if entry is None:
-                self._desk.knows_all = True
+                self.knows_all = True
             else:
                 self._hand_out_again(lost)
                 entry.done = True
@@ -149,7 +165,7 @@ class Outcomes:
             self._stacks[entry.journal.slot] = (entry, packet)
         else:
             if type(packet) is wire.Registry:
-                self.on_registry(packet)
+                self._on_registry(packet)
             else:
                 log.error("child %d sent what only the dispatcher sends: %.200r", entry.journal.slot, packet)
             entry.done = True
@@ -180,14 +196,15 @@ class Outcomes:
             self._stack_of(entry, sequence)
         settlement = outcome.settlement
         if held is not None and settlement.claim != held.claim and held.end is None:
-            self._forged(entry, held)
+            log.error("child %d reported the end of what it did not run", entry.journal.slot, extra=held.fields)
+            self._items.append(self._lost_runs.item_of_forgery(held, entry))
             return
         if type(settlement) is Release and not settlement.claim and not outcome.started and held is not None:
             # It was acknowledged, and came back unstarted: somebody else is to have it.
             item = Item(outcome.task, outcome.id, None, entry=entry)
-            desk.publish_again(held, lambda: desk.settler.pass_on(item))
+            desk.publisher.send_back(held.message, held.delivery, lambda: desk.settler.pass_on(item))
             return
-        if type(settlement) is Again and desk.is_revoked(outcome.id):
+        if type(settlement) is Again and self._is_revoked(outcome.id):
             outcome = _revoked_instead(outcome, settlement)
             settlement = outcome.settlement
         self._items.append(
@@ -195,19 +212,12 @@ class Outcomes:
                 outcome.task,
                 outcome.id,
                 settlement,
+                outcome,
+                publishes=outcome.publishes,
                 entry=entry,
-                started=outcome.started,
-                outcome=outcome,
-                sequence=sequence,
                 replayed=self._replaying,
             )
         )
-
-    def _forged(self, entry: Entry, held: Held) -> None:
-        """A child may spoil its own task, but not end another: its task counts as crashed."""
-        log.error("child %d reported the end of what it did not run", entry.journal.slot, extra=held.fields)
-        end = ends.lost(held.message, held, held.info, "a forged outcome", self._desk.max_crashes, worker=self._worker)
-        self._items.append(_ended(held, end, entry, facts_of(held.message, held.delivery)))
 
     # Deaths.
 
@@ -243,18 +253,7 @@ class Outcomes:
             else:
                 self._done(entry)  # it is another worker's now, that has counted a crash
             return
-        self._items.append(self._judged(death, held, entry))
-
-    def judge(self, held: Held, death: wire.Death) -> None:
-        """Ends a run, whose message came again, by the death of its child."""
-        self._desk.settler.submit([self._judged(death, held, None)])
-
-    def _judged(self, death: wire.Death, held: Held, entry: Entry | None) -> Item:
-        end = attribution.judge(death, held, self._desk.max_crashes, self._worker)
-        attribution.tell(death, held, end)
-        facts = facts_of(held.message, held.delivery)._replace(pid=death.pid, runtime=death.runtime)
-        self._desk.run_hooks(held, end)
-        return _ended(held, end, entry, facts, sequence=death.sequence, replayed=self._replaying)
+        self._items.append(self._lost_runs.item_of_death(held, death, entry, replayed=self._replaying))
 
     def _stack_of(self, entry: Entry, sequence: int) -> str | None:
         """Returns the stack that was told of a run which has ended; its packet is done with, too."""
@@ -286,20 +285,3 @@ def _revoked_instead(outcome: wire.Outcome, retry: Again) -> wire.Outcome:
     message.retries = outcome.retries
     end = ends.revoked(message, Delivery(outcome.id, outcome.queue, b"", retry.claim, outcome.deliveries))
     return msgspec.structs.replace(outcome, settlement=end.settlement, state=end.state, reason=end.reason)
-
-
-def _ended(
-    held: Held, end: ends.End, entry: Entry | None, facts: Facts, sequence: int = 0, replayed: bool = False
-) -> Item:
-    """What settles a run that ended without an outcome."""
-    return Item(
-        held.message.task,
-        held.message.id,
-        end.settlement,
-        entry=entry,
-        started=True,
-        end=end,
-        sequence=sequence,
-        replayed=replayed,
-        facts=facts,
-    )

@@ -16,11 +16,15 @@ class Prefetch:
     """
 
     def __init__(self, most: int, pinned: int | None = None) -> None:
-        self._most = max(1, most)
-        self._pinned = pinned
+        self.configure(most, pinned)
         self._buckets = [0] * _BUCKETS
         self._last = 0
         self._sum = 0
+
+    def configure(self, most: int, pinned: int | None) -> None:
+        """Takes the settings: at the start, and after a reload."""
+        self._most = max(1, most)
+        self._pinned = pinned
 
     def ended(self, count: int, now: float) -> None:
         """Says that runs ended."""

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -21,8 +21,9 @@ from engine.contract.results import Record
 from engine.contract.transport import CannotTell, Found
 from engine.errors import BrokerFull, BrokerUnavailable, EngineError, TransportError
 from engine.runtime.board import Board
-from engine.runtime.dispatcher.lanes import Backoff, Inbox, Lane, Mailbox
+from engine.runtime.dispatcher.lanes import Backoff, Lane, Mailbox
 from engine.runtime.dispatcher.link import Link
+from engine.runtime.dispatcher.publisher import Ask, LookUp, Publish, Publisher, Revoke, repeated
 from engine.runtime.dispatcher.waits import Waits
 
 log = logging.getLogger("engine.dispatcher")
@@ -34,68 +35,25 @@ _encode = msgspec.msgpack.Encoder().encode
 _args = {method: msgspec.msgpack.Decoder(kind) for method, kind in relay.ARGS.items()}
 
 
-class Caller(Protocol):
-    """Who asked: a child or a client."""
-
-    @property
-    def producer(self) -> str:
-        """Who publishes, when the call itself does not say."""
-
-    @property
-    def gone(self) -> bool:
-        """Is there nobody to answer any more? Any lane."""
-
-    @property
-    def again(self) -> bool:
-        """May the call have been made before, by a dispatcher that died?"""
-
-    def answer(self, reply: wire.Reply) -> None:
-        """Sends the answer. Main lane."""
-
-
-class Publish:
-    """Messages that must be sent, however long it takes."""
-
-    __slots__ = ("batch", "envelopes", "then")
-
-    def __init__(self, envelopes: Sequence[Envelope], batch: Batch, then: Callable[[], None]) -> None:
-        self.envelopes = envelopes
-        self.batch = batch
-        self.then = then
-        """Called in this lane when they are sent, or refused for good."""
-
-
-class Ask:
-    """A call of a child or a client."""
-
-    __slots__ = ("caller", "request")
-
-    def __init__(self, caller: Caller, request: wire.Request) -> None:
-        self.caller = caller
-        self.request = request
-
-
-class Do:
-    """Something of the dispatcher's own to do in this lane."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-
-
 class PublishLane(Lane):
     """The thread that publishes and answers."""
 
-    def __init__(self, board: Board, link: Link, mailbox: Mailbox) -> None:
+    def __init__(
+        self,
+        board: Board,
+        link: Link,
+        mailbox: Mailbox,
+        publisher: Publisher,
+        store: Callable[[Sequence[Record], Callable[[], None]], None],
+    ) -> None:
+        """``store`` is called in the main lane: it has records stored, by the settle lane, and then makes the call."""
         super().__init__("publish", board)
-        self.inbox: Inbox[Publish | Ask | Do] = Inbox()
-        self.record: Callable[[Sequence[Record], Callable[[], None]], None] = lambda records, then: then()
-        """Has records stored, by the settle lane, and then makes the call in the main lane. Called there."""
+        self._publisher = publisher
+        self._inbox = publisher.inbox
+        self._store = store
         self._link = link
         self._mailbox = mailbox
         self._sending: deque[Publish] = deque()
-        self._asked = self._sent = 0
         self._backoff = Backoff()
         self._retry_at = 0.0
         self._waits: Waits[Ask] = Waits(
@@ -103,35 +61,15 @@ class PublishLane(Lane):
         )
         self._methods = _methods(link)
 
-    @property
-    def idle(self) -> bool:
-        """Has everything that must be sent been sent? Main lane."""
-        return self._asked == self._sent
-
-    def send(self, envelopes: Sequence[Envelope], batch: Batch, then: Callable[[], None]) -> None:
-        """Publishes, however long it takes; ``then`` is called in this lane when it is done, or refused for good. Main
-        lane."""
-        self._asked += 1
-        self.inbox.put([Publish(envelopes, batch, then)])
-
-    def look_up(self, ids: Sequence[str], then: Callable[[Mapping[str, Record] | None], None]) -> None:
-        """Gets records, and makes the call with them in the main lane; with None when they cannot be read now. Main
-        lane."""
-        self.inbox.put([Do(lambda: self._look_up(ids, then))])
-
-    def revoke(self, ids: Sequence[str]) -> None:
-        """Has the broker look once more for messages that were revoked. Any lane."""
-        self.inbox.put([Do(lambda: self._revoke_again(list(ids)))])
-
     def stored(self, records: Sequence[Record]) -> None:
         """Hears of records that were stored here: somebody may wait for one of them. Any lane."""
         if ids := self._waits.wanted(records):
-            self.inbox.put([Do(lambda: self._waits.look(ids))])
+            self._publisher.do(lambda: self._waits.look(ids))
 
     def stop(self) -> None:
         """As `Lane.stop`; wakes the lane."""
         super().stop()
-        self.inbox.put([])
+        self._inbox.put([])
 
     def round(self) -> None:
         """Does what has accumulated."""
@@ -141,17 +79,21 @@ class PublishLane(Lane):
         elif not self._waits:
             until = LONGEST_WAIT
             self.stamp(working=False)
-        work = self.inbox.take(until)
+        work = self._inbox.take(until)
         self.stamp(working=True)
         for one in work:
             self.stamp(working=True)  # at each: many slow calls are not one lane that stands still
             if isinstance(one, Publish):
                 self._sending.append(one)
-            elif isinstance(one, Do):
-                one.call()
-            else:
+            elif isinstance(one, Ask):
                 self._send_all()
                 self._serve(one)
+            elif isinstance(one, LookUp):
+                self._look_up(one)
+            elif isinstance(one, Revoke):
+                self._revoke_again(one.ids)
+            else:
+                one.call()
         self._send_all()
 
     def _send_all(self) -> None:
@@ -170,7 +112,7 @@ class PublishLane(Lane):
             self._works()
             self._sending.popleft()
             one.then()
-            self._sent += 1
+            self._publisher.sent()
 
     def _fails(self, error: Exception) -> None:
         self._link.broker_outage.failed(self.lane, error)
@@ -240,7 +182,7 @@ class PublishLane(Lane):
     def _record_removed(self, found: Sequence[Found], then: Callable[[], None]) -> None:
         records = [record for one in found if (record := ends.removed(one)) is not None]
         if records:
-            self._mailbox.post(self.record, records, then)
+            self._mailbox.post(self._store, records, then)
         else:
             then()
 
@@ -253,16 +195,16 @@ class PublishLane(Lane):
             raise TransportError("this engine keeps no results: set url under [results]")
         self._waits.add(ask, ids, timeout)
 
-    def _look_up(self, ids: Sequence[str], then: Callable[[Mapping[str, Record] | None], None]) -> None:
+    def _look_up(self, wanted: LookUp) -> None:
         found: Mapping[str, Record] | None = None
         if self._link.results is not None:
             try:
-                found = self._link.results.get(ids)
+                found = self._link.results.get(wanted.ids)
             except TransportError as error:
                 self._link.results_outage.failed(self.lane, error)
             else:
                 self._link.results_outage.worked(self.lane)
-        self._mailbox.post(then, found)
+        self._mailbox.post(wanted.then, found)
 
     def _get(self, ids: Sequence[str]) -> Mapping[str, Record]:
         assert self._link.results is not None
@@ -273,11 +215,6 @@ class PublishLane(Lane):
             return {}
         self._link.results_outage.worked(self.lane)
         return found
-
-
-def repeated(envelopes: Sequence[Envelope]) -> list[Envelope]:
-    """Returns messages that may have been published before, marked so."""
-    return [msgspec.structs.replace(envelope, replayed=True) for envelope in envelopes]
 
 
 def _methods(link: Link) -> dict[str, Callable[..., Any]]:

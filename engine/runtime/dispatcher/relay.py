@@ -18,7 +18,7 @@ import msgspec
 from engine.app import wire
 from engine.runtime.dispatcher.gathering import Gathering
 from engine.runtime.dispatcher.journal import Entry
-from engine.runtime.dispatcher.publish import Ask, PublishLane
+from engine.runtime.dispatcher.publisher import Ask, Publisher
 
 log = logging.getLogger("engine.dispatcher")
 
@@ -106,7 +106,7 @@ class _ClientCall:
 class Clients:
     """All clients' connections."""
 
-    def __init__(self, publisher: PublishLane, poller: select.epoll, worker: str, gathering: Gathering) -> None:
+    def __init__(self, publisher: Publisher, poller: select.epoll, worker: str, gathering: Gathering) -> None:
         self._publisher = publisher
         self._gathering = gathering
         self._poller = poller
@@ -155,7 +155,7 @@ class Clients:
             asks.append(Ask(_ClientCall(self, client, len(data)), request))
         if asks:
             self._gathering.called(time.monotonic())
-            self._publisher.inbox.put(list(asks))
+            self._publisher.ask(asks)
         self._drop_if_gone(client)
 
     def answered(self, client: Client) -> None:
@@ -196,7 +196,7 @@ class Clients:
 class Children:
     """The calls of children that have not been answered, by slot."""
 
-    def __init__(self, publisher: PublishLane, worker: str, gathering: Gathering) -> None:
+    def __init__(self, publisher: Publisher, worker: str, gathering: Gathering) -> None:
         self._publisher = publisher
         self._gathering = gathering
         self._worker = worker
@@ -208,7 +208,7 @@ class Children:
         still = [one for one in self._open.get(slot, ()) if not one.gone]
         self._open[slot] = [*still, caller]
         self._gathering.called(time.monotonic())
-        self._publisher.inbox.put([Ask(caller, request)])
+        self._publisher.ask([Ask(caller, request)])
 
     def died(self, slot: int) -> None:
         """Forgets the calls of a child that is dead."""

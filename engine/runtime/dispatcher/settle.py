@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from engine.app import wire
-from engine.app.ends import End
+from engine.contract.message import Envelope
 from engine.contract.results import FAILURE, Body, Failure, Record
 from engine.contract.transport import Again, Dead, Settlement
 from engine.errors import BrokerFull, BrokerUnavailable
@@ -23,90 +23,90 @@ from engine.runtime.board import Board
 from engine.runtime.dispatcher.journal import Entry, Journal
 from engine.runtime.dispatcher.lanes import Backoff, Inbox, Lane, Mailbox
 from engine.runtime.dispatcher.link import Link
+from engine.runtime.dispatcher.publisher import Publisher, repeated
 
 log = logging.getLogger("engine.dispatcher")
 
 
-class Facts(NamedTuple):
-    """What observers are told of the end of a run that no outcome tells of."""
+LARGEST_BATCH = 1000
+"""Items that are settled in one call."""
+UNSETTLED_MOST = 10_000
+"""Ends that wait for the broker or the result backend, above which nothing more is fetched."""
+UNSETTLED_BYTES = 64 * 2**20
+"""The same, as bytes of results. At twice as many no more outcomes are read, and children wait for room."""
+
+
+class Ended(NamedTuple):
+    """How a message ended of which no child told: what the gate and the observers want to know of it. Named as the
+    fields of `wire.Outcome`, which tells of all others."""
 
     queue: str
     retries: int
     deliveries: int
+    state: str = ""
+    """"" when no state is written: it goes back to the broker."""
+    reason: str | None = None
+    started: bool = False
+    """Had a child begun it?"""
     pid: int | None = None
-    """Of the child that ran it; None: it was not begun."""
+    """Of that child, if it is known."""
     runtime: float | None = None
     """Seconds that it ran."""
-
-
-LARGEST_BATCH = 1000
-"""Items that are settled in one call."""
+    sequence: int = 0
+    """Of its packet; 0: it was not handed out, or that is not known."""
 
 
 class Item:
-    """One thing to settle: the end of a delivery, or a record written on the way."""
+    """One thing to settle. Three kinds: the end of a run, of which a child told (``ended`` is its outcome); the end of
+    a message, of which no child told (`Ended`); a record that ends nothing (``ended`` is None)."""
 
-    __slots__ = (
-        "end",
-        "entry",
-        "facts",
-        "id",
-        "outcome",
-        "publishes",
-        "record",
-        "replayed",
-        "sequence",
-        "settlement",
-        "started",
-        "task",
-        "then",
-    )
+    __slots__ = ("ended", "entry", "id", "publishes", "record", "replayed", "settlement", "task", "then")
 
     def __init__(
         self,
         task: str,
         id: str,
         settlement: Settlement | None,
+        ended: wire.Outcome | Ended | None = None,
         *,
+        publishes: Sequence[Envelope] = (),
         record: Record | None = None,
         entry: Entry | None = None,
-        started: bool = False,
-        outcome: wire.Outcome | None = None,
-        end: End | None = None,
-        sequence: int = 0,
         replayed: bool = False,
         then: Callable[[bool], None] | None = None,
-        facts: Facts | None = None,
     ) -> None:
         self.task = task
         self.id = id
         self.settlement = settlement
-        """None, or one with an empty claim: only its record is stored."""
+        """None, or one with an empty claim: the broker is told nothing, only the record is stored."""
+        self.ended = ended
+        self.publishes = publishes
+        """What is sent before this is settled."""
+        if type(settlement) is Again and not settlement.claim:
+            self.publishes = [settlement.envelope, *publishes]
         self.record = record if settlement is None else settlement.record
         self.entry = entry
         """The packet that is done with when this is settled."""
-        self.started = started
-        self.outcome = outcome
-        """As the child told it, or None."""
-        self.end = end
-        """As the dispatcher found it, or None."""
-        self.sequence = sequence
-        """Of the run, if there was one."""
         self.replayed = replayed
         """Found by a dispatcher that replaces another, which may have settled it."""
         self.then = then
         """Called in the main lane when this is settled, with whether the claim was stale."""
-        self.facts = facts
-        """For observers, of what has no outcome. None: they are told nothing of it."""
-        self.publishes = outcome.publishes if outcome is not None else () if end is None else end.publishes
-        """What is sent before this is settled."""
-        if type(settlement) is Again and not settlement.claim:
-            self.publishes = [settlement.envelope, *self.publishes]
 
     @property
     def claim(self) -> bytes:
         """The claim that this settles; empty: none."""
         return b"" if self.settlement is None else self.settlement.claim
+
+    @property
+    def started(self) -> bool:
+        """Does it end a run that had begun?"""
+        return self.ended is not None and self.ended.started
+
+    @property
+    def retries(self) -> int | None:
+        """Which retry of its task it ends; None: no child had it."""
+        ended = self.ended
+        return ended.retries if ended is not None and (ended.started or type(ended) is wire.Outcome) else None
 
     @property
     def size(self) -> int:
@@ -122,30 +122,36 @@ class Item:
 class Settler:
     """The main lane's side: what is on its way to the broker, and what follows when it is there."""
 
-    def __init__(self, inbox: Inbox[Item]) -> None:
+    def __init__(self, inbox: Inbox[Item], publisher: Publisher, *, claims_end_with_connection: bool) -> None:
         self._inbox = inbox
-        self.publish: Callable[[Item, Callable[[], None]], None] = lambda item, then: then()
-        """Publishes what goes before an item, then makes the call in any lane."""
+        self._publisher = publisher
         self._unsettled: set[Item] = set()
-        self.claims_end_with_connection = False
-        """Is a claim that is gone none that another worker has taken over? Then the gate sees to its end."""
+        self._claims_end_with_connection = claims_end_with_connection
+        """Then a claim that is gone is none that another worker has taken over: the gate sees to its end."""
         self.bytes = 0
         """How much waits: bodies of records."""
-        self.on_settled: Callable[[Sequence[Item]], None] | None = None
-        """Told of what was settled: for the observers."""
-        self.translate: Callable[[Sequence[Item]], None] = lambda items: None
-        """Puts other claims in the place of those that items have: for the gate."""
-        self.on_ended: Callable[[Sequence[Item], frozenset[bytes]], None] = lambda items, stale: None
-        """Told of what was settled, and which claims were stale: for the gate."""
+        self.swapped: dict[bytes, bytes] = {}
+        """By the claim of a run: the one that it has taken over, and that its end is to settle. The gate puts them
+        here."""
 
     def __len__(self) -> int:
         return len(self._unsettled)
+
+    def is_full(self, others: int) -> bool:
+        """Does so much wait, with ``others`` that wait elsewhere, that nothing more may be fetched?"""
+        return len(self._unsettled) + others > UNSETTLED_MOST or self.bytes > UNSETTLED_BYTES
+
+    @property
+    def overfull(self) -> bool:
+        """Does so much wait for the broker or the result backend that no outcome may be taken in?"""
+        return self.bytes > 2 * UNSETTLED_BYTES
 
     def submit(self, items: list[Item]) -> None:
         """Has these settled, in this order; one that publishes something, once that is sent."""
         if not items:
             return
-        self.translate(items)
+        if self.swapped:
+            self._swap_claims(items)
         self._unsettled.update(items)
         self.bytes += sum([item.size for item in items])
         direct = [item for item in items if not item.publishes]
@@ -154,11 +160,17 @@ class Settler:
         if len(direct) < len(items):
             for item in items:
                 if item.publishes:
-                    self.publish(item, lambda item=item: self._inbox.put([item]))  # type: ignore[misc]
+                    self._publish_first(item)
 
     def pass_on(self, item: Item) -> None:
         """Has an item settled that waited for something else. Any lane."""
         self._inbox.put([item])
+
+    def store(self, records: Sequence[Record], then: Callable[[], None]) -> None:
+        """Has records stored that end no run, and makes the call when they are."""
+        items = [Item("", record.id, None, record=record) for record in records]
+        items[-1].then = lambda stale: then()
+        self.submit(items)
 
     def claims(self) -> set[bytes]:
         """Returns the claims of what is unsettled. Any lane."""
@@ -187,16 +199,27 @@ class Settler:
                 item.then(bool(stale) and item.claim in stale)
         for journal in journals:
             journal.consume()
-        self.on_ended(items, stale)
-        if self.on_settled is not None:
-            self.on_settled(items)
         if log.isEnabledFor(logging.DEBUG):
             _tell(items)
+
+    def _swap_claims(self, items: Sequence[Item]) -> None:
+        for item in items:
+            claim = self.swapped.pop(item.claim, None) if item.claim else None
+            if claim is not None and item.settlement is not None:
+                item.settlement = msgspec.structs.replace(item.settlement, claim=claim)
+
+    def _publish_first(self, item: Item) -> None:
+        """Publishes what goes before an item, and then has it settled."""
+        envelopes = repeated(item.publishes) if item.replayed else item.publishes
+        batch = None
+        if item.entry is not None and item.ended is not None and item.ended.sequence:
+            batch = self._publisher.batch_of_slot(item.entry.journal.slot, item.ended.sequence)
+        self._publisher.send(envelopes, lambda: self._inbox.put([item]), batch)
 
     def _log_stale(self, item: Item) -> None:
         if item.replayed:
             log.debug("settled before, by the dispatcher that died", extra=item.fields)
-        elif self.claims_end_with_connection:
+        elif self._claims_end_with_connection:
             log.debug("its claim ended with the connection: it is settled when it comes again", extra=item.fields)
         elif item.started:
             log.warning(
@@ -211,19 +234,32 @@ class Settler:
 def _tell(items: Sequence[Item]) -> None:
     """Logs the ends that children told of. Here and not in the child, which would wait where nobody reads the log."""
     for item in items:
-        if (ended := item.outcome) is not None:
+        if type(ended := item.ended) is wire.Outcome:
             log.debug("%s after %.3f s", ended.state or "given back", ended.runtime, extra=item.fields)
+
+
+Hearer: TypeAlias = Callable[[Sequence[Item], frozenset[bytes]], None]
+"""Told of what was settled, and of the claims among it that were stale."""
 
 
 class SettleLane(Lane):
     """The thread that stores and settles."""
 
-    def __init__(self, board: Board, link: Link, mailbox: Mailbox, settler: Settler, inbox: Inbox[Item]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        link: Link,
+        mailbox: Mailbox,
+        inbox: Inbox[Item],
+        hearers: Sequence[Hearer],
+        on_records: Callable[[Sequence[Record]], None],
+    ) -> None:
+        """``hearers`` are told in the main lane, in this order, what was settled; ``on_records`` is called in this lane
+        with the records that were stored."""
         super().__init__("settle", board)
         self.inbox = inbox
-        self.settler = settler
-        self.on_records: Callable[[Sequence[Record]], None] | None = None
-        """Told of records that were stored, in this lane."""
+        self._hearers = hearers
+        self._on_records = on_records
         self._link = link
         self._mailbox = mailbox
         self._waiting: list[Item] = []
@@ -334,9 +370,12 @@ class SettleLane(Lane):
 
     def _done(self, items: Sequence[Item], refused: Sequence[bytes]) -> None:
         stale = frozenset(refused)
-        if self.on_records is not None:
-            self.on_records([item.record for item in items if item.record is not None and item.claim not in stale])
-        self._mailbox.post(self.settler.settled, items, stale)
+        self._on_records([item.record for item in items if item.record is not None and item.claim not in stale])
+        self._mailbox.post(self._tell_hearers, items, stale)
+
+    def _tell_hearers(self, items: Sequence[Item], stale: frozenset[bytes]) -> None:
+        for hear in self._hearers:
+            hear(items, stale)
 
 
 def _failure(record: Record, task: str, reason: str) -> Record:
