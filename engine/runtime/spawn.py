@@ -9,6 +9,7 @@ supervisor. Until then, and until its slot on the board names it as owner, it to
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import random
 import signal
@@ -26,6 +27,9 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 ADOPTION_TIMEOUT = 10.0
 """Seconds that a child waits to be the supervisor's, and its slot's owner."""
+
+_UNHEARD = 1
+"""Exit status of a middle process that could not report. Other failures of it are errnos, none of which is this one."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,7 +76,8 @@ def service(run: Callable[[], int], title: str, keep: Collection[int]) -> int:
 
 
 def child(report: Callable[[int], None], run: Callable[[int], int]) -> bool:
-    """Forks a child twice, as the template; True if it is on its way.
+    """Forks a child twice, as the template; True if it is on its way, False if nobody can be told of it. Raises OSError
+    when either fork fails.
 
     ``report(pid)`` is called in the middle process, which then exits; ``run(middle)`` is called in the child, with the
     middle's pid, and the child exits with what it returns.
@@ -81,16 +86,18 @@ def child(report: Callable[[int], None], run: Callable[[int], int]) -> bool:
         middle = os.fork()
         if middle == 0:
             _middle(report, run)
-    _, status = os.waitpid(middle, 0)
-    return status == 0
+    code = os.waitstatus_to_exitcode(os.waitpid(middle, 0)[1])
+    if code > _UNHEARD:
+        raise OSError(code, os.strerror(code))
+    return code == 0
 
 
 def _middle(report: Callable[[int], None], run: Callable[[int], int]) -> NoReturn:
     middle = os.getpid()
     try:
         pid = os.fork()
-    except OSError:
-        os._exit(1)
+    except OSError as error:
+        os._exit(error.errno or errno.EAGAIN)
     if pid == 0:
         signals.take_no_part()
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
@@ -99,7 +106,7 @@ def _middle(report: Callable[[int], None], run: Callable[[int], int]) -> NoRetur
         report(pid)
     except OSError:
         # The supervisor is gone, and nobody will adopt the child: it sees that and exits.
-        os._exit(1)
+        os._exit(_UNHEARD)
     os._exit(0)
 
 

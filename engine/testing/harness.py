@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,21 +39,33 @@ def wait_for(condition: Callable[[], T], what: str, timeout: float = DEADLINE) -
 
 
 class EngineProcess:
-    """One `engine start`, in ``folder``, with ``toml`` as its configuration (``{folder}`` stands for the folder)."""
+    """One `engine start`, in ``folder``, with ``toml`` as its configuration (``{folder}`` stands for the folder).
 
-    def __init__(self, folder: Path, toml: str, *, env: Mapping[str, str] | None = None, args: list[str] | None = None):
+    ``wrapper``: a program, with its arguments, that becomes the engine: ``setpriv ...``, to run it as another user.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        toml: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
+    ):
         self.folder = folder
         self.config = folder / "worker.toml"
         self.config.write_text(toml.replace("{folder}", str(folder)))
         self.log_path = folder / "engine.log"
         self.env = {**os.environ, "PYTHONPATH": _python_path(folder), **(env or {})}
-        self.args = args or []
+        self.args = list(args)
+        self.wrapper = list(wrapper)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True, stderr: Any = None, own_group: bool = False) -> EngineProcess:
         """Starts it, in a process group of its own if asked; with ``wait``, returns when it runs."""
         program = "engine.testing.faults" if {points.VARIABLE, clock.VARIABLE} & set(self.env) else "engine.cli.main"
-        command = [sys.executable, "-m", program, "start", "-c", str(self.config), *self.args]
+        command = [*self.wrapper, sys.executable, "-m", program, "start", "-c", str(self.config), *self.args]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 command,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -143,10 +143,17 @@ class Rig:
         return self.engines[-1]
 
     def start(
-        self, *, points: str = "", wait: bool = True, stderr: Any = None, host: str = "", **options: Any
+        self,
+        *,
+        points: str = "",
+        wait: bool = True,
+        stderr: Any = None,
+        host: str = "",
+        wrapper: Sequence[str] = (),
+        **options: Any,
     ) -> EngineProcess:
         """Starts an engine, with the points armed; its wall clock is `clock`. One of another ``host`` has a folder of
-        its own, and shares broker and ledger."""
+        its own, and shares broker and ledger. ``wrapper`` as of `EngineProcess`."""
         url = self.broker.url
         if self.front is not None:
             url = url.replace(str(self.server.port), str(self.front.port))
@@ -160,7 +167,7 @@ class Rig:
         if host:
             folder.mkdir()
             (folder / FILE).symlink_to(self.folder / FILE)
-        engine = EngineProcess(folder, config, env=env)
+        engine = EngineProcess(folder, config, env=env, wrapper=wrapper)
         self.engines.append(engine)
         return engine.start(wait=wait, stderr=stderr)
 

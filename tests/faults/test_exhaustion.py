@@ -1,8 +1,8 @@
 """No more processes, no more open files, no more room on the disk: the engine goes on with what it has, says what is
 missing, and is whole again when there is more.
 
-A limit on processes does not bind root, as which tests may run: forks are made to fail at a point instead. Limits on
-open files and on the size of files are set from outside, on the process that is to meet them, while it runs.
+Forks are made to fail at a point here; `test_process_limit.py` has a real limit. Limits on open files and on the size
+of files are set from outside, on the process that is to meet them, while it runs.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Site:
 
     def engine(self, *, args: list[str] | None = None, env: dict[str, str] | None = None, **options) -> EngineProcess:
         """Returns an engine that is not started yet."""
-        made = EngineProcess(self.folder, toml("tasks", broker=self.url, **options), args=args, env=env)
+        made = EngineProcess(self.folder, toml("tasks", broker=self.url, **options), args=args or (), env=env)
         self.engines.append(made)
         return made
 

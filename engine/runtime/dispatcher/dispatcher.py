@@ -34,7 +34,7 @@ from engine.runtime.dispatcher.gate import Gate
 from engine.runtime.dispatcher.gathering import Gathering
 from engine.runtime.dispatcher.handout import Handoff
 from engine.runtime.dispatcher.intake import Intake
-from engine.runtime.dispatcher.lanes import Inbox, Mailbox, die
+from engine.runtime.dispatcher.lanes import INTERNAL_ERROR, Inbox, Mailbox, NoThread, die
 from engine.runtime.dispatcher.letters import Letters
 from engine.runtime.dispatcher.link import Link
 from engine.runtime.dispatcher.lost_runs import LostRuns
@@ -70,11 +70,20 @@ def main(wiring: control.Wiring) -> int:
         status = CONFIG_STATUS if isinstance(error, ConfigError) else LATER_STATUS
         control.tell(wiring.control, control.Failed(status, str(error)))
         return status
+    except NoThread as error:
+        return _without(error)
     control.tell(wiring.control, control.Ready([], list(notes)))
     try:
         return dispatcher.run()
+    except NoThread as error:
+        return _without(error)
     except Exception:  # noqa: BLE001 - the main lane is gone: another dispatcher goes on with what the sockets hold
         die("the main lane failed")
+
+
+def _without(thread: NoThread) -> int:
+    log.critical("%s; the dispatcher ends and is started again", thread)
+    return INTERNAL_ERROR
 
 
 class Dispatcher:

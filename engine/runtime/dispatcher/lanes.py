@@ -154,6 +154,10 @@ class Outage:
                 log.info("%s: back after %.1f s", self._what, time.monotonic() - self._since)
 
 
+class NoThread(Exception):
+    """This process may not have another thread."""
+
+
 class Lane(threading.Thread):
     """A thread of the dispatcher that goes round until it is told to stop.
 
@@ -167,6 +171,13 @@ class Lane(threading.Thread):
         self._board = board
         self._index = LANES.index(name)
         self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Starts the thread. Raises NoThread."""
+        try:
+            super().start()
+        except RuntimeError as error:
+            raise NoThread(f"the {self.lane} lane: {error}: raise the limit of processes (ulimit -u)") from None
 
     def stop(self) -> None:
         """Ends the lane after the round it is in. Any thread."""
