@@ -20,12 +20,18 @@ from engine.testing.faults.chaos import KINDS, Chaos, Plan
 
 def main() -> int:
     """Runs what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--transport", default="sqlite", help="memory, sqlite, redis or rabbitmq")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="how long it kills, at least: until --tasks are sent"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kill", default="child", help=f"any of {','.join(KINDS)}; none: nothing")
-    parser.add_argument("--tasks", type=int, default=10_000, help="at least so many")
+    parser.add_argument("--tasks", type=int, default=10_000, help="how many are sent, at least")
     parser.add_argument("--children", type=int, default=8)
     parser.add_argument("--lasts", type=float, default=0.02, help="seconds that a task lasts")
     parser.add_argument("--every", type=float, default=0.3, help="seconds between two kills of processes")
@@ -38,6 +44,11 @@ def main() -> int:
     kills = [kind for kind in options.pop("kill").split(",") if kind != "none"]
     keep = options.pop("keep")
     folder = Path(tempfile.mkdtemp(prefix="engine-chaos-")).resolve()
+    length = f"{options['seconds']:g} s and {options['tasks']:,} tasks"
+    print(
+        f"killing {', '.join(kills) or 'nothing'} for at least {length}; the log is {folder}/engine.log",
+        file=sys.stderr,
+    )
     try:
         verdict = Chaos(Plan(kills=kills, **options), folder).run()
     except ConfigError as error:
