@@ -77,8 +77,15 @@ def _publish(transport: Transport, number: int = 0) -> None:
     ],
 )
 def test_what_the_server_refuses_is_said_when_it_is_checked(
-    server: ScriptedAmqp, transport: Transport, command: str, answer: Answer, says: str, exception: type[Exception]
+    server: ScriptedAmqp,
+    transport: Transport,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    answer: Answer,
+    says: str,
+    exception: type[Exception],
 ) -> None:
+    monkeypatch.setattr("engine_rabbitmq.exclusive._TURN", 0.5)  # the one that is locked never gets its turn
     server.script(command, answer, times=ALWAYS)
     with pytest.raises(exception) as caught:
         transport.check()
