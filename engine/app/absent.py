@@ -17,7 +17,14 @@ EXPORTS: Mapping[str, str] = {
     "chunks": _MANY,
     "signature": "write task.s(...), or app.signature(name, args) for a task that is not imported",
     "subtask": "write task.s(...), or app.signature(name, args) for a task that is not imported",
+    "maybe_signature": "write task.s(...), or app.signature(name, args) for a task that is not imported",
+    "xmap": _MANY,
+    "xstarmap": _MANY,
     "uuid": "write: from uuid import uuid4",
+    "OperationalError": "write BrokerUnavailable (no broker answers) or BrokerFull (it refuses messages)",
+    "ImproperlyConfigured": "write ConfigError",
+    "allow_join_result": "write result.get(allow_join=True)",
+    "ResultSet": "app.send_many returns a list of results",
     "GroupResult": "app.send_many returns a list of results",
     "schedules": _PERIODIC,
     "signals": "write @app.on_child_start, hooks of a base= class, or an observer plugin",
@@ -36,6 +43,8 @@ OF_THE_APP: Mapping[str, str] = {
     "worker_main": "run `engine start`",
     "start": "run `engine start`",
     "now": "write datetime.now(UTC)",
+    "finalize": "leave it out: tasks are there as soon as they are declared",
+    "loader": "app.import_tasks() imports the modules with tasks, as a worker does",
 }
 """Of an `Engine`."""
 OPTIONS: Mapping[str, str] = {
