@@ -63,6 +63,7 @@ class Outcome(msgspec.Struct, frozen=True, tag=2, array_like=True):
 
     sequence: int
     generation: int
+    """Of the slot (its GENERATION word on the board) while the run lasted."""
     id: str
     task: str
     queue: str
@@ -157,6 +158,7 @@ class Registry(msgspec.Struct, frozen=True, tag=7, array_like=True):
     """Child (``preload = false``) to dispatcher: the tasks of its generation."""
 
     generation: int
+    """Of the template."""
     tasks: list[TaskInfo]
 
 

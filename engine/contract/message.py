@@ -38,7 +38,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """Who publishes, and the how-manieth of its publishes this is.
+    """Who publishes, and the number of this publish among all of that producer.
 
     A producer (one client connection, or one child) sends one batch at a time and repeats it, under the same number,
     until it has an answer. A broker that remembers each producer's last number for an hour drops the repetition.

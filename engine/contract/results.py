@@ -23,7 +23,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     """What is kept about one task: its latest state.
 
     Records of one id are ordered by ``(sent, retries, deliveries)``: a backend never lets an older record overwrite a
-    newer one; an equal one overwrites. ``body`` is JSON (see `Outcome`), opaque to the backend. ``keep=False`` asks to
+    newer one; an equal one overwrites. ``body`` is JSON (see `Body`), opaque to the backend. ``keep=False`` asks to
     remove what is kept for the id (under the same order); such a record has no body.
     """
 

@@ -6,7 +6,8 @@ One slot of 512 bytes per child. Surprising facts this rests on:
 - What is read while a child runs only decides *when to look*; decisions to kill are taken from a stopped child.
 - Each word has one writer: the child, except OWNER and ASKED, which are the supervisor's.
 - A child writes deadlines last at a task's start and zeroes them first at its end, so a deadline on the board belongs
-  to the GENERATION beside it. Generations count on through the slot's life, whichever child is in it.
+  to the GENERATION beside it. That word counts the tasks which the slot has had, whichever child was in it, and never
+  goes back. (It has nothing to do with a template generation, which is one import of the app.)
 - Nobody looks at regular intervals: the supervisor publishes in NEXT_LOOK until when it means to sleep, and a child
   that writes an earlier deadline rings the bell (an eventfd).
 """

@@ -43,8 +43,8 @@ def table() -> list[Process]:
 
 
 def descendants(pids: Iterable[int]) -> set[int]:
-    """Returns all that these processes, which must be stopped or their own, brought forth and that still hangs on them
-    by parent links. The kernel lists the children of each thread: no need to read the whole process table."""
+    """Returns all processes that descend from these by parent links. These must be stopped, or they could fork
+    meanwhile. The kernel lists the children of each thread: no need to read the whole process table."""
     found: set[int] = set()
     ahead = list(pids)
     while ahead:
@@ -63,7 +63,7 @@ def _children(pid: int) -> set[int]:
     except (FileNotFoundError, ProcessLookupError):
         return children  # it is gone: so are its parent links
     except OSError as error:
-        log.error("cannot look for what process %d brought forth: %s", pid, error)
+        log.error("cannot list the processes that process %d has started: %s", pid, error)
     return children
 
 

@@ -18,7 +18,7 @@ def judge(death: wire.Death, held: Held, max_crashes: int, worker: str) -> ends.
     """Returns how the run ends that the dead child had begun."""
     message, info = held.message, held.info
     if not death.aimed:
-        # The kill was meant for the task before: this one is not to blame.
+        # The kill was meant for the task that this child ran before: this one is not to blame.
         if held.claim:
             return ends.End(Release(held.claim), reason=death.cause)
         return ends.failed(message, held, info, WorkerLostError(death.cause), worker=worker)

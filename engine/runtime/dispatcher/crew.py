@@ -45,8 +45,8 @@ class Crew:
         self._bases = [(index + 1) * SLOT_WORDS for index in range(board.slots)]
         self._newest_ended = 0
         self.ended = [0] * board.slots
-        """By slot: sequence of the last run whose end was seen. Until its child says that it waits, it as good as does.
-        """
+        """By slot: sequence of the last run whose end was seen. Its child counts as idle from then on, although the
+        board may still show the run: it is about to wait for the next one."""
 
     def end(self, slot: int, sequence: int) -> None:
         """Says that the end of a run was seen."""

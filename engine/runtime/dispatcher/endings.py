@@ -1,7 +1,7 @@
-"""Runs in the dispatcher: what it remembers of runs that ended here, should deliveries of them come again. Pure.
+"""Runs in the dispatcher: remembers how runs ended here, in case their messages are delivered again. Pure.
 
-A run that ended under a claim that was gone is remembered with what its settlement was to be. And so is what was
-acknowledged in the last seconds: a broker that is killed may lose that.
+A run whose claim was gone when it ended is remembered with the settlement that came too late. And what was acknowledged
+in the last seconds is remembered, as a broker that is killed may lose the acknowledgement.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ class Gate:
                 self._decide_by_records(candidate, records, now)
 
     def _decide(self, candidate: Candidate, known: _Known, now: float) -> bool:
-        """Sees to it by what is known here: rules 1 to 3. False: nothing is."""
+        """Decides by what is known here: rules 1 to 3. False: that is not enough."""
         held = candidate.held
         id, run = held.message.id, known.runs.get(held.message.id)
         if run is not None and self._claim_of(run) in self._lost:
@@ -248,7 +248,7 @@ class Gate:
         return True
 
     def _decide_by_records(self, candidate: Candidate, records: Mapping[str, Record], now: float) -> None:
-        """Sees to it by what the result backend tells: rules 4 to 7."""
+        """Decides by what the result backend tells: rules 4 to 7."""
         held = candidate.held
         id = held.message.id
         found = records.get(marks.mark_id(id))
@@ -276,8 +276,8 @@ class Gate:
             self._pass(candidate, stamp)
 
     def _is_dead(self, mark: Mark, stamp: float, candidate: Candidate, now: float) -> bool:
-        """Is the owner of a mark dead? Elsewhere: silent. On this host: of another boot, or its lock is free, and was
-        `GRACE` seconds ago."""
+        """Is the owner of a mark dead? On another host: its mark has not moved for ``dead_after`` seconds. On this
+        host also: it belongs to an earlier boot, or its lock is free now and was so `GRACE` seconds ago."""
         if stamp != candidate.stamp:
             candidate.stamp, candidate.moved = stamp, now
         me = self._worker
@@ -333,15 +333,17 @@ class Gate:
         self._handoff.add([held])
 
     def _hurry(self, candidate: Candidate, now: float) -> None:
-        """Something was learnt of its task. If it is being looked up, that is seen when the answer is there."""
+        """Has it looked at now, as something was learnt of its task. If its records are just being read, it is looked
+        at when they are there."""
         if candidate.due != NEVER:
             self._candidates.schedule(candidate, now)
 
     # What is known.
 
     def _needs_no_hold(self, held: Held) -> bool:
-        """May it run without `HOLD`? So where another copy may be there: that passes a gate as well. And what was
-        in hand here, had not begun, and has one delivery more, was in nobody's hands in between."""
+        """May it run without waiting for `HOLD`? Yes, in two cases. It is here because another copy may be (`copied`):
+        that copy passes a gate as well. Or it was in hand here, had not begun, and has just one delivery more than it
+        had then: nobody else has had it in between."""
         return held.delivery.copied or self._returning.pop(held.message.id, -1) == held.deliveries - 1
 
     def _is_done(self, item: Item, is_stale: bool) -> bool:

@@ -43,8 +43,6 @@ class Journal:
     def __init__(self, slot: int, sock: socket.socket) -> None:
         self.slot = slot
         self.sock = sock
-        self.last_outcome = 0
-        """Sequence of the last outcome or death that was seen here."""
         self._entries: deque[Entry] = deque()
         sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
 

@@ -90,10 +90,6 @@ class Inbox(Generic[Work]):
             work += self._queue.get_nowait()
         return work
 
-    def empty(self) -> bool:
-        """Is nothing there at the moment?"""
-        return self._queue.empty()
-
 
 class Backoff:
     """Growing pauses between attempts: doubled up to a cap, with jitter so that many workers do not come at once.
@@ -201,15 +197,11 @@ class Lane(threading.Thread):
         """Does what there is to do, waiting at most a few seconds."""
         raise NotImplementedError
 
-    def finish(self) -> None:
-        """Runs in this lane when it stops."""
-
     def run(self) -> None:
         """The thread's body."""
         try:
             while not self.stopping:
                 self.round()
-            self.finish()
         except BaseException:  # noqa: BLE001 - a lane that is gone must not be missed: the process ends with it
             die(f"the {self.lane} lane failed")
 

@@ -1,7 +1,7 @@
 """Runs in the dispatcher: who asks for the broker - children over their slots, clients over their connections.
 
-Main lane. Calls go to the publish lane, answers come back here. A reader that does not read is not waited for: a child
-has asked for what it gets and has room for it; a client is dropped.
+Main lane. Calls go to the publish lane, answers come back here. Nobody is waited for: a child reads the answer it asked
+for, so its socket has room for it, and a client that does not read is dropped.
 """
 
 from __future__ import annotations

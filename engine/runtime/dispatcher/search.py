@@ -1,9 +1,9 @@
-"""Runs in the dispatcher: what had a child in hand that died waiting?
+"""Runs in the dispatcher: finds the packet that a child took with it when it died waiting.
 
-A reader that is killed at the wrong moment takes a packet with it, unseen by the board. The search looks in this
-order, so that a packet on its way from one place to the next cannot slip through: the hand-off socket (read back), the
-children that wait but are awake (they may be about to write the board), the board, the outcome sockets. What is found
-nowhere was never started.
+A child that is killed after it has received a packet, and before it has written that on the board, has had a task of
+which nothing tells. The search looks in this order, so that a packet on its way from one place to the next cannot slip
+through: the hand-off socket (read back), the children that wait but are awake (they may be about to write the board),
+the board, the outcome sockets. What is found nowhere was never started.
 """
 
 from __future__ import annotations

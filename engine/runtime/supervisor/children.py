@@ -49,6 +49,7 @@ class Sentence:
 
     why: str
     generation: int
+    """Of the slot: the task that the kill is aimed at."""
     limit: float = 0.0
     used: float = 0.0
 

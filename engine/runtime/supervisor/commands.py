@@ -38,7 +38,8 @@ class ControlSocket:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._clients: dict[int, socket.socket] = {}
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        """Given up for a moment when no file can be opened any more: who knocks would knock for ever."""
+        """A descriptor in reserve, given up for a moment when this process can open no file any more: a connection that
+        is not accepted would wake the loop again at once, without end."""
         self._told = -REMIND
 
     def listen(self) -> None:
