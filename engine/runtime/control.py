@@ -93,10 +93,12 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=11, array_like=True):
 
 
 class Interrupt(msgspec.Struct, frozen=True, tag=12, array_like=True):
-    """Dispatcher to supervisor: raise ``Interrupted("revoked")`` in the task of this slot and generation, then kill."""
+    """Dispatcher to supervisor: raise ``Interrupted("revoked")`` in the task that this slot runs, and kill its child if
+    that does not end it."""
 
     slot: int
     generation: int
+    """Of the slot (its GENERATION word): another task of the slot is left alone."""
 
 
 Control: TypeAlias = (
@@ -118,25 +120,15 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Control)
 
 
-def tell(sock: socket.socket, message: Control, fd: int | Sequence[int] | None = None, flags: int = 0) -> None:
-    """Sends one message, with one or more descriptors if given. Raises BlockingIOError with MSG_DONTWAIT, OSError when
-    the other side is gone."""
-    fds = [] if fd is None else [fd] if isinstance(fd, int) else list(fd)
+def tell(sock: socket.socket, message: Control, fds: Sequence[int] = (), flags: int = 0) -> None:
+    """Sends one message, with these descriptors. Raises BlockingIOError with MSG_DONTWAIT, OSError when the other side
+    is gone."""
     wire.send_with(sock, _encoder.encode(message), fds, flags)
 
 
-def hear(sock: socket.socket, flags: int = 0) -> tuple[Any, int | None] | None:
-    """Receives one message and the descriptor that came with it; None at the end of the stream (the other side died).
-    Raises BlockingIOError with MSG_DONTWAIT when nothing is there."""
-    heard = hear_all(sock, flags)
-    if heard is None:
-        return None
-    message, fds = heard
-    return message, (fds[0] if fds else None)
-
-
-def hear_all(sock: socket.socket, flags: int = 0) -> tuple[Any, list[int]] | None:
-    """As `hear`, with all descriptors that came with the message."""
+def hear(sock: socket.socket, flags: int = 0) -> tuple[Any, list[int]] | None:
+    """Receives one message and the descriptors that came with it, which the caller closes; None at the end of the
+    stream (the other side died). Raises BlockingIOError with MSG_DONTWAIT when nothing is there."""
     data, fds = wire.receive_with(sock, flags)
     if not data:
         return None

@@ -88,10 +88,10 @@ def test_what_is_too_large_for_a_packet_arrives_all_the_same():
     service, launches = started()
     tasks = [TaskInfo(f"package.module.a_task_with_a_rather_long_name_{number}") for number in range(5000)]
     control.tell(launches.ends[-1], control.Ready(tasks))
-    ((heard, _),) = service.hear()
+    (heard,) = service.hear()
     assert heard.tasks == tasks
     service.tell(control.AddGeneration(1, tasks), [launches.ends[0].fileno(), launches.ends[0].fileno()])
-    message = control.hear_all(launches.ends[-1])
+    message = control.hear(launches.ends[-1])
     assert message is not None
     assert message[0].tasks == tasks
     assert len(message[1]) == 2
@@ -140,7 +140,7 @@ def test_what_is_told_while_there_is_no_room_is_sent_later_with_its_descriptors(
     service.tell(control.Client(), [launches.ends[0].fileno()])
     heard: list[object] = []
     while len(heard) < 20_001:
-        message = control.hear_all(launches.ends[-1])
+        message = control.hear(launches.ends[-1])
         assert message is not None
         heard.append(message[0])
         for fd in message[1]:

@@ -254,7 +254,7 @@ class Dispatcher:
         """Hears the supervisor."""
         while True:
             try:
-                heard = control.hear_all(self._wiring.control, socket.MSG_DONTWAIT)
+                heard = control.hear(self._wiring.control, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except ConnectionError:

@@ -104,9 +104,9 @@ class Service:
             self._outbox.popleft()
             _close(fds)
 
-    def hear(self) -> list[tuple[Any, int | None]]:
+    def hear(self) -> list[Any]:
         """Returns the messages that have come. Ready and Failed are noted here, and returned too."""
-        messages: list[tuple[Any, int | None]] = []
+        messages: list[Any] = []
         while self._control is not None:
             try:
                 heard = control.hear(self._control, socket.MSG_DONTWAIT)
@@ -121,8 +121,10 @@ class Service:
             if heard is None:
                 self._hang_up()
                 break
-            self._note(heard[0])
-            messages.append(heard)
+            message, fds = heard
+            _close(fds)  # no service sends any
+            self._note(message)
+            messages.append(message)
         return messages
 
     def _note(self, message: object) -> None:

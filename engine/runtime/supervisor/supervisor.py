@@ -331,9 +331,7 @@ class Supervisor:
                 service.flush()
 
     def _hear(self, service: Service) -> None:
-        for message, fd in service.hear():
-            if fd is not None:
-                os.close(fd)
+        for message in service.hear():
             self._act_on(message, service)
 
     def _act_on(self, message: Any, service: Service) -> None:
