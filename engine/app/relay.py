@@ -106,9 +106,9 @@ class SlotCall:
         with self._lock:
             self._number += 1
             number = self._number
-            wire.send(self._sock, wire.encode(wire.Request(self._spawn, number, method, args)))
+            wire.post(self._sock, wire.encode(wire.Request(self._spawn, number, method, args)))
             while True:
-                data = wire.receive(self._sock)
+                data = wire.collect(self._sock)
                 if not data:
                     raise BrokerUnavailable("the engine that ran this process is gone")
                 reply = wire.decode(data)

@@ -1,4 +1,8 @@
-"""The packets that the engine's own processes exchange over SEQPACKET sockets, and how they are sent.
+"""The packets that the engine's own processes exchange over local sockets, and how they are sent.
+
+A hand-off, and a connection to the control socket, keep packet borders: `send` and `receive`. A slot's pair is a stream
+of frames, a head and a packet each, so that one system call can bring, or consume, many of them: `post` and `collect`,
+and `engine.runtime.dispatcher.journal`.
 
 Surprising facts this rests on:
 
@@ -7,6 +11,10 @@ Surprising facts this rests on:
   changes it in all. So nobody calls it here; who must not wait passes `NOW` (MSG_DONTWAIT).
 - A packet must fit the sender's socket buffer. One above `INLINE_MAX` travels as a sealed memfd: the packet is then
   the one byte ``MEMFD`` and the descriptor. Peeking at such a packet makes a new descriptor each time.
+- What one `send` gives to a local stream is queued in one piece, whole or not at all, up to 32 KiB; more is cut up. So
+  a writer that is killed has sent a frame or nothing, and frames of several writers do not mix. A frame that would be
+  larger travels as a memfd.
+- A `recv` from a stream, also one that peeks, goes from piece to piece, and ends behind one with descriptors.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -27,6 +36,12 @@ INLINE_MAX = 120 * 1024
 """Largest packet, in bytes, that is sent inline."""
 MEMFD = b"\xc1"
 """A byte that no msgpack value starts with."""
+FRAME_MAX = 32 * 1024
+"""Largest frame, in bytes, that is sent inline."""
+BEGIN = b"\xc1pkt"
+"""What a frame begins with. No packet does."""
+HEAD = struct.Struct("<4sI")
+"""A frame's head: ``BEGIN``, and how many bytes of a packet follow."""
 BUFFER = INLINE_MAX + 4096
 """Size of a receive buffer: larger than any packet, as the peek offset counts the bytes that were copied. And smaller
 than what `malloc` gets from the kernel each time: from 128 KiB on, a packet received may cost 14 us instead of 1."""
@@ -181,7 +196,7 @@ def encode(packet: Packet) -> bytes:
     return _encoder.encode(packet)
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes | memoryview) -> Any:
     """Returns the packet in ``data``. Raises msgspec.DecodeError for anything else."""
     try:
         return _decoder.decode(data)
@@ -202,10 +217,23 @@ def send_with(sock: socket.socket, data: bytes, fds: Sequence[int], flags: int =
     """Sends one packet with descriptors, as `send` does."""
     if len(data) <= INLINE_MAX:
         sock.sendmsg([data], _rights(fds), flags | _QUIETLY)
-        return
+    else:
+        _send_large(sock, MEMFD, data, fds, flags)
+
+
+def post(sock: socket.socket, data: bytes, flags: int = 0) -> None:
+    """Sends one packet over a slot's pair, as `send` does over others. Any thread, and any process that has it."""
+    size = len(data)
+    if size <= FRAME_MAX - HEAD.size:
+        sock.send(HEAD.pack(BEGIN, size) + data, flags | _QUIETLY)
+    else:
+        _send_large(sock, HEAD.pack(BEGIN, len(MEMFD)) + MEMFD, data, (), flags)
+
+
+def _send_large(sock: socket.socket, sign: bytes, data: bytes, fds: Sequence[int], flags: int) -> None:
     large = _memfd_of(data)
     try:
-        sock.sendmsg([MEMFD], _rights([large, *fds]), flags | _QUIETLY)
+        sock.sendmsg([sign], _rights([large, *fds]), flags | _QUIETLY)
     finally:
         os.close(large)
 
@@ -226,10 +254,11 @@ def _memfd_of(data: bytes) -> int:
     return fd
 
 
-def receive(sock: socket.socket, flags: int = 0) -> bytes:
-    """Receives (or, with `PEEK`, looks at) one packet; b"" is the end of the stream. Raises BlockingIOError when
-    ``flags`` hold `NOW` and nothing is there, and OSError for a large packet when no file can be opened any more."""
-    data, ancillary, told, _ = sock.recvmsg(BUFFER, 64, flags | _CLOSED_AT_EXEC)
+def receive(sock: socket.socket, flags: int = 0, most: int = BUFFER) -> bytes:
+    """Receives (or, with `PEEK`, looks at) one packet, of at most so many bytes; b"" is the end. Raises BlockingIOError
+    when ``flags`` hold `NOW` and nothing is there, and OSError for a large packet when no file can be opened any
+    more."""
+    data, ancillary, told, _ = sock.recvmsg(most, 64, flags | _CLOSED_AT_EXEC)
     # A descriptor that found no room is told of by the flag. Without it none was sent, whatever the packet says.
     if not ancillary and not told & _LOST:
         return data
@@ -254,11 +283,19 @@ def receive_with(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]
             os.close(fd)
 
 
-def discard(sock: socket.socket) -> None:
-    """Consumes one packet that was peeked at and settled. Never waits."""
-    _, ancillary, _, _ = sock.recvmsg(1, 64, NOW | _CLOSED_AT_EXEC)
-    for fd in descriptors(ancillary):
-        os.close(fd)
+def collect(sock: socket.socket) -> bytes:
+    """Receives one packet that was sent with `post`, waiting for it; b"" is the end of the stream. Raises as `receive`.
+    One thread at a time. Whoever is interrupted here finds the packet again, or the next one."""
+    data = sock.recv(BUFFER, PEEK)
+    if not data:
+        return b""
+    begin, size = HEAD.unpack_from(data)
+    if begin != BEGIN:
+        raise OSError("what came over a slot's pair is no packet")
+    end = HEAD.size + int(size)
+    if data[HEAD.size : end] == MEMFD:
+        return receive(sock, most=end)
+    return sock.recv(end)[HEAD.size :]
 
 
 def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

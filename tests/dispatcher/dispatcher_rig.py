@@ -96,7 +96,7 @@ class Child:
             "deliveries": packet.deliveries,
             "runtime": 0.001,
         }
-        wire.send(self.link, wire.encode(wire.Outcome(**{**values, **fields})))
+        wire.post(self.link, wire.encode(wire.Outcome(**{**values, **fields})))
         self.slot.clear_deadlines()
         self.slot.wait()
 
@@ -114,19 +114,19 @@ class Child:
             "why": why,
             "cause": cause,
         }
-        wire.send(self.link, wire.encode(wire.Death(**{**values, **fields})))
+        wire.post(self.link, wire.encode(wire.Death(**{**values, **fields})))
         self.slot.reset()
 
     def ask(self, method: str, *args: Any, spawn: int = 1) -> None:
         """Sends a request."""
         self._number += 1
         packed = msgspec.msgpack.encode(args)
-        wire.send(self.link, wire.encode(wire.Request(spawn, self._number, method, packed)))
+        wire.post(self.link, wire.encode(wire.Request(spawn, self._number, method, packed)))
 
     def answer(self) -> wire.Reply:
         """Waits for the reply."""
         assert select.select([self.link], [], [], DEADLINE)[0], "no reply came"
-        reply = wire.decode(wire.receive(self.link))
+        reply = wire.decode(wire.collect(self.link))
         assert isinstance(reply, wire.Reply)
         return reply
 
@@ -154,7 +154,7 @@ class Rig:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.worker = Worker("w1", "host", "boot", str(lock), self.settings.worker.dead_after)
         self.board = Board(slots)
-        self.pairs = [_pair() for _ in range(slots)]
+        self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(slots)]
         self.outlet, self.inlet = _pair()
         self.generations = [(1, self.outlet, self.inlet)]
         self.control: socket.socket | None = None

@@ -80,7 +80,7 @@ def test_the_stack_at_the_soft_limit_is_in_the_record(rig: Rig) -> None:
     rig.publish(message("a"))
     child = rig.children[0]
     packet = child.take()
-    wire.send(child.link, wire.encode(wire.Stack(packet.sequence, "in spin, line 3")))
+    wire.post(child.link, wire.encode(wire.Stack(packet.sequence, "in spin, line 3")))
     child.die(packet, why="time_limit", limit=5.0, used=5.1, soft_raised=True)
     body = body_of(rig.wait_state("a", FAILURE))
     assert body.traceback is not None

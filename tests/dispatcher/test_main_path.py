@@ -45,9 +45,9 @@ def test_records_written_on_the_way_come_before_the_end(rig: Rig) -> None:
     rig.publish(message("a"))
     child = rig.children[0]
     packet = child.take()
-    wire.send(child.link, wire.encode(wire.Stored(packet.sequence, Record("a", STARTED, 1000.0, 0, 1, b"{}"))))
+    wire.post(child.link, wire.encode(wire.Stored(packet.sequence, Record("a", STARTED, 1000.0, 0, 1, b"{}"))))
     rig.wait_state("a", STARTED)
-    wire.send(child.link, wire.encode(wire.Stored(packet.sequence, Record("a", "HALF", 1000.0, 0, 1, b"{}"))))
+    wire.post(child.link, wire.encode(wire.Stored(packet.sequence, Record("a", "HALF", 1000.0, 0, 1, b"{}"))))
     child.end(packet)
     rig.wait_state("a", "SUCCESS")
 
@@ -167,7 +167,7 @@ def test_the_first_child_tells_the_tasks_when_nothing_is_preloaded(make_rig: Cal
     rig.publish(message("a"))
     assert rig.take(timeout=0.3) is None
     told = [wire.TaskInfo("t.noop", acks_late=True)]
-    wire.send(rig.children[0].link, wire.encode(wire.Registry(1, told)))
+    wire.post(rig.children[0].link, wire.encode(wire.Registry(1, told)))
     assert rig.hear() == control.Tasks(1, told)
     rig.children[0].end(rig.children[0].take())
     rig.wait_state("a", "SUCCESS")

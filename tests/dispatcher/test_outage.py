@@ -252,7 +252,7 @@ def test_nothing_is_taken_over_before_the_tasks_are_known_as_hooks_may_have_to_r
     rig.compared(1)
     assert rig.served.called("renew")
     assert not rig.served.called("takeover")
-    wire.send(rig.children[0].link, wire.encode(wire.Registry(1, TASKS)))
+    wire.post(rig.children[0].link, wire.encode(wire.Registry(1, TASKS)))
     packet = rig.take()
     assert packet is not None
     assert (message_id(packet), packet.end is not None) == ("poison", True), "its hooks go first"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import resource
 import select
 import socket
+import sys
+import termios
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import cast
@@ -33,7 +37,7 @@ from engine.runtime.dispatcher.waits import Waits
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Returns a slot's outcome pair."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         yield ours, theirs
 
@@ -48,7 +52,7 @@ class TestJournal:
         ours, theirs = pair
         journal = Journal(0, ours)
         for number in range(3):
-            wire.send(theirs, wire.encode(stored(number)))
+            wire.post(theirs, wire.encode(stored(number)))
         found = journal.read()
         assert [packet.sequence for _, packet in found] == [0, 1, 2]
         found[1][0].done = True
@@ -62,8 +66,8 @@ class TestJournal:
         self, pair: tuple[socket.socket, socket.socket]
     ) -> None:
         ours, theirs = pair
-        theirs.send(wire.MEMFD)
-        wire.send(theirs, wire.encode(stored(7)))
+        theirs.send(wire.HEAD.pack(wire.BEGIN, 1) + wire.MEMFD)
+        wire.post(theirs, wire.encode(stored(7)))
         journal = Journal(0, ours)
         assert [packet.sequence for _, packet in journal.read()] == [7]
 
@@ -73,7 +77,7 @@ class TestJournal:
         ours, theirs = pair
         journal = Journal(0, ours)
         for number in range(3):
-            wire.send(theirs, wire.encode(stored(number)))
+            wire.post(theirs, wire.encode(stored(number)))
         entries = [entry for entry, _ in journal.read()]
         entries[0].done = True
         journal.consume()
@@ -85,7 +89,7 @@ class TestJournal:
         ours, theirs = pair
         journal = Journal(0, ours)
         for number in range(4):
-            wire.send(theirs, wire.encode(stored(number, 1_000_000 if number % 2 else 10)))
+            wire.post(theirs, wire.encode(stored(number, 1_000_000 if number % 2 else 10)))
             entries = journal.read()
             assert [(packet.sequence, len(packet.record.body)) for _, packet in entries] == [
                 (number, 1_000_000 if number % 2 else 10)
@@ -98,7 +102,7 @@ class TestJournal:
         self, pair: tuple[socket.socket, socket.socket]
     ) -> None:
         ours, theirs = pair
-        wire.send(theirs, wire.encode(stored(1, 1_000_000)))
+        wire.post(theirs, wire.encode(stored(1, 1_000_000)))
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
         try:
@@ -112,8 +116,73 @@ class TestJournal:
         ours, theirs = pair
         journal = Journal(0, ours)
         for number in range(6):
-            wire.send(theirs, wire.encode(stored(number, 200_000 if number in (1, 2, 4) else 10)))
+            wire.post(theirs, wire.encode(stored(number, 200_000 if number in (1, 2, 4) else 10)))
         assert [packet.sequence for _, packet in journal.read()] == [0, 1, 2, 3, 4, 5]
+
+    def test_what_one_look_does_not_hold_is_read_with_the_next(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        ours, theirs = pair
+        journal = Journal(0, ours)
+        sizes = [20_001, 10, 32_000, 7, 31_013, 32_700, 5, 30_011]
+        assert sum(sizes) > wire.BUFFER
+        for number, size in enumerate(sizes):
+            wire.post(theirs, wire.encode(stored(number, size)), wire.NOW)
+        found = journal.read()
+        assert [len(packet.record.body) for _, packet in found] == sizes
+        for entry, _ in found:
+            entry.done = True
+        assert journal.consume() == len(sizes)
+        assert pending(ours) == 0
+        wire.post(theirs, wire.encode(stored(8)))
+        assert [packet.sequence for _, packet in journal.read()] == [8]
+
+    @pytest.mark.parametrize(
+        "junk", [b"x", b"hello, world", wire.BEGIN, wire.HEAD.pack(wire.BEGIN, 10**9), wire.HEAD.pack(wire.BEGIN, 3)]
+    )
+    def test_what_is_no_frame_is_skipped(self, pair: tuple[socket.socket, socket.socket], junk: bytes) -> None:
+        ours, theirs = pair
+        journal = Journal(0, ours)
+        wire.post(theirs, wire.encode(stored(0)))
+        theirs.send(junk)
+        assert [packet.sequence for _, packet in journal.read()] == [0]
+        wire.post(theirs, wire.encode(stored(1)))
+        theirs.send(junk)
+        for number in (2, 3):
+            wire.post(theirs, wire.encode(stored(number)))
+        told = [packet.sequence for _, packet in journal.read()]
+        assert told in ([1, 2, 3], [1, 3]), "at most the frame behind it is lost"
+        for entry in journal._entries:
+            entry.done = True
+        journal.consume()
+        assert pending(ours) == 0
+
+    def test_a_frame_is_sent_whole_or_not_at_all(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        ours, theirs = pair
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        largest = wire.FRAME_MAX - len(wire.HEAD.pack(wire.BEGIN, 0))
+        sent = sum(size * posted(theirs, b"x" * size) for size in (largest, 20_000, 8_000, 3_000, 600, 1))
+        assert sent > 5 * largest
+        heads = 0
+        while pending(ours):
+            begin, size = wire.HEAD.unpack(ours.recv(wire.HEAD.size))
+            assert begin == wire.BEGIN
+            assert ours.recv(size, socket.MSG_WAITALL) == b"x" * size
+            heads += size
+        assert heads == sent
+
+
+def posted(sock: socket.socket, data: bytes) -> int:
+    """Posts a packet until there is no more room; returns how often."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            wire.post(sock, data, wire.NOW)
+            count += 1
+    return count
+
+
+def pending(sock: socket.socket) -> int:
+    """Returns how many bytes lie in a socket."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
 def link_of(fd: str) -> str:

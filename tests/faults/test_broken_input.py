@@ -118,12 +118,15 @@ def test_twenty_thousand_broken_packets_of_a_child_do_not_end_the_dispatcher(dis
     memory = psutil.Process(pid)
     deadline = time.monotonic() + 60
     for number in range(FRAMES):
-        data = mutator.broken(frames[number % len(frames)])
-        if not data:
-            continue  # an empty packet is the end of the stream: only the supervisor, who holds the end, can make it
+        packet = frames[number % len(frames)]
+        if number % 2:  # a broken packet in its frame, and a broken frame
+            data = mutator.broken(packet)
+            data = wire.HEAD.pack(wire.BEGIN, len(data)) + data
+        else:
+            data = mutator.broken(wire.HEAD.pack(wire.BEGIN, len(packet)) + packet)
         while True:
             try:
-                hostile.link.send(data, 0x40)  # MSG_DONTWAIT
+                hostile.link.send(data, wire.NOW)
                 break
             except BlockingIOError:
                 assert time.monotonic() < deadline, f"the dispatcher reads no more:\n{dispatcher.log[-2000:]}"
@@ -145,7 +148,7 @@ def _drain(child: dispatcher_rig.Child) -> None:
     """Reads the replies."""
     while True:
         try:
-            child.link.recv(1 << 20, 0x40)  # MSG_DONTWAIT
+            child.link.recv(1 << 20, wire.NOW)
         except BlockingIOError:
             time.sleep(0.001)
             return

@@ -18,7 +18,7 @@ from engine.runtime.child.child_run import ChildRun
 def run() -> Iterator[ChildRun]:
     """A child's run: generation 5, with a soft limit of 2 s."""
     board = Board(1)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     made = ChildRun(board.slot(0), theirs, hostname="host", worker="worker")
     made.begin(wire.Handout(1, 0, "default", b"claim", 1, 0, b""), 5, 2.0)
     yield made

@@ -111,7 +111,7 @@ def _app(birth: Birth, link: socket.socket) -> Engine:
         return birth.app
     app = load_app(birth.settings)
     template.forget_environment()
-    wire.send(link, wire.encode(wire.Registry(birth.generation, app.task_infos())))
+    wire.post(link, wire.encode(wire.Registry(birth.generation, app.task_infos())))
     return app
 
 
@@ -202,10 +202,10 @@ class Child:
         """Sends the outcome: the commit point of a run. Waiting for room does not count against its limits."""
         data = wire.encode(outcome)
         try:
-            wire.send(self._link, data, wire.NOW)
+            wire.post(self._link, data, wire.NOW)
         except BlockingIOError:
             self._slot.clear_deadlines()
-            wire.send(self._link, data)
+            wire.post(self._link, data)
         self._slot.clear_deadlines()
 
     def _done(self) -> str | None:

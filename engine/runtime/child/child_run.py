@@ -75,7 +75,7 @@ class ChildRun:
 
     def emit(self, record: Record) -> None:
         """Sends a record written while the task runs."""
-        wire.send(self._link, wire.encode(wire.Stored(self.sequence, record)))
+        wire.post(self._link, wire.encode(wire.Stored(self.sequence, record)))
 
     def invoke(self, call: Callable[[], Any]) -> Any:
         """Calls the user's function."""
@@ -134,7 +134,7 @@ class ChildRun:
         """Says where the task was: should it be killed at its hard limit, nobody else can."""
         text = "".join(traceback.format_stack(frame, STACK_FRAMES))[-STACK_MAX:]
         with suppress(BlockingIOError):  # without room it is not worth waiting for: the task has to hear of its limit
-            wire.send(self._link, wire.encode(wire.Stack(self.sequence, text)), wire.NOW)
+            wire.post(self._link, wire.encode(wire.Stack(self.sequence, text)), wire.NOW)
 
 
 _INVOKE = ChildRun.invoke.__code__

@@ -45,7 +45,7 @@ class ChildCaller:
         journal = self.entry.journal
         if not self.gone:
             try:
-                wire.send(journal.sock, wire.encode(reply), wire.NOW)
+                wire.post(journal.sock, wire.encode(reply), wire.NOW)
             except OSError as error:
                 log.error("child %d gets no answer to its call: %s", journal.slot, error)
         self.forget()

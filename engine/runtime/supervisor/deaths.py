@@ -60,7 +60,7 @@ class Undertaker:
         """Writes the deaths that there is room for, and frees their slots."""
         for slot, death in list(self._unwritten.items()):
             try:
-                wire.send(self._sockets[slot], wire.encode(death), wire.NOW)
+                wire.post(self._sockets[slot], wire.encode(death), wire.NOW)
             except BlockingIOError:
                 continue
             del self._unwritten[slot]
