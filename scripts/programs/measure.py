@@ -1,6 +1,7 @@
-"""Measures what the README states: `scripts/measure throughput|limits|idle|soft|crash`. Prints tables, asserts nothing.
+"""Measures what the README states: `scripts/measure throughput|limits|idle|soft|crash|waiting`.
 
-CPU time is of the whole worker tree, from /proc; walls are monotonic. Run it on an otherwise quiet machine.
+Prints tables, asserts nothing. CPU time is of the whole worker tree, from /proc; walls are monotonic. Run it on an
+otherwise quiet machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from pathlib import Path
 import psutil
 
 from engine import Engine
+from engine.app.calls import new_id
+from engine.contract import Envelope
+from engine.testing.faults.brokers import Redis
 from engine.testing.harness import EngineProcess, toml, wait_for
+from engine_redis import RedisTransport
 
 TASKS = """
 import os, time, hashlib
@@ -275,6 +280,49 @@ def crash(options: argparse.Namespace) -> None:
     print(f"{options.rounds} kills, {options.children} children: running again after {row(gaps)}")
 
 
+def waiting(options: argparse.Namespace) -> None:
+    """What Redis needs for a message that waits, beside its body."""
+    with tempfile.TemporaryDirectory(prefix="engine-measure-") as name:
+        server = Redis(Path(name))
+        server.start()
+        # The buffers of the file and the log of slow commands belong to no message.
+        server.ask(b"CONFIG SET appendonly no\r\n")
+        server.ask(b"CONFIG SET slowlog-log-slower-than -1\r\n")
+        try:
+            for body in options.bodies:
+                ready, delayed = (overhead(server, options.messages, body, due) for due in (None, 2.0**32))
+                print(
+                    f"{options.messages:,} messages with a body of {body} bytes: beside it, a ready one takes "
+                    f"{ready:.1f} bytes, a delayed one {delayed:.1f}"
+                )
+        finally:
+            server.close()
+
+
+def overhead(server: Redis, count: int, body: int, due: float | None) -> float:
+    """Returns by how much Redis's ``used_memory`` grows with each message, without its body."""
+    server.ask(b"FLUSHALL SYNC\r\n")
+    send_bodies(server.url, 1, body, due)  # the scripts are loaded
+    before = used_memory(server)
+    send_bodies(server.url, count, body, due)
+    return (used_memory(server) - before) / count - body
+
+
+def send_bodies(url: str, count: int, body: int, due: float | None) -> None:
+    """Sends messages over a connection of their own: what its buffers take is given back."""
+    transport = RedisTransport(url, options={})
+    for start in range(0, count, 1000):
+        more = min(1000, count - start)
+        transport.publish([Envelope(new_id(), b"x" * body, due=due) for _ in range(more)])
+    transport.close()
+
+
+def used_memory(server: Redis) -> int:
+    """Returns what Redis says about itself."""
+    lines = server.ask(b"INFO memory\r\n").splitlines()
+    return next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"used_memory:"))
+
+
 def main() -> int:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(prog="scripts/measure", description=__doc__.splitlines()[0])
@@ -303,6 +351,10 @@ def main() -> int:
     five.add_argument("--rounds", type=int, default=20)
     five.add_argument("--children", type=int, default=2)
     five.set_defaults(run=crash)
+    six = verbs.add_parser("waiting", help="memory of Redis for a message that waits")
+    six.add_argument("--messages", type=int, default=50_000)
+    six.add_argument("--bodies", type=int, nargs="+", default=[150, 400, 1000], help="bytes")
+    six.set_defaults(run=waiting)
     options = parser.parse_args()
     options.run(options)
     return 0
