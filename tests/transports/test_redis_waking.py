@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -296,6 +297,23 @@ def test_a_hundred_queues(server: RedisServer, transport: RedisTransport) -> Non
     assert consumer.settle([Ack(delivery.claim) for delivery in taken]) == []
     assert len(ack_all(consumer, 100)) == 100
     assert server.expect("EXISTS", "{engine}:messages") == 0
+    consumer.close()
+
+
+def test_a_short_queue_has_its_share_of_each_fetch(server: RedisServer, transport: RedisTransport) -> None:
+    queues = [f"q{n}" for n in range(20)]
+    consumer = consumer_of(transport, *queues, "short", "shorter")
+    for queue in queues:
+        publish(transport, *(f"{queue}-{n}" for n in range(10)), queue=queue)
+    publish(transport, "a", "b", "c", "d", queue="short")
+    publish(transport, "e", queue="shorter")
+    first = Counter(delivery.queue for delivery in consumer.fetch(65, 0))
+    assert first["short"] in (2, 3)
+    assert first["shorter"] == 1
+    assert first.total() == 65, "what a short queue does not need the others get"
+    assert {first[queue] for queue in queues} <= {2, 3, 4}
+    second = Counter(delivery.queue for delivery in consumer.fetch(21, 0))
+    assert second == dict.fromkeys([*queues, "short"], 1)
     consumer.close()
 
 

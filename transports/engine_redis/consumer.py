@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
-from itertools import chain, groupby, zip_longest
+from itertools import chain, zip_longest
 
 import msgspec
 
@@ -161,7 +161,7 @@ class RedisConsumer(Consumer):
         else:
             self._bell.stir()
         if len(self._queues) > 1 and deliveries:
-            deliveries = _in_turns(deliveries)
+            deliveries = _in_turns(deliveries, groups)
             self._next_turn(deliveries[-1].queue)
         return deliveries
 
@@ -229,10 +229,9 @@ class RedisConsumer(Consumer):
 def _deliveries(first: int, groups: Reply) -> list[Delivery]:
     deliveries: list[Delivery] = []
     number = first
-    for line, entries, messages in groups:
+    for line, ids, messages in groups:
         priority, queue = parts_of(line)
-        for entry, message in zip(entries, messages, strict=True):
-            id = entry[entry.index(b" ") + 1 :]
+        for id, message in zip(ids, messages, strict=True):
             claim = b"%d %b" % (number, id if len(id) <= 40 else claim_name(id))
             body = message[message.index(b"\n") + 1 :]
             deliveries.append(Delivery(id.decode(errors="replace"), queue, body, claim, 1, 0, priority))
@@ -252,12 +251,17 @@ def _mark(deliveries: list[Delivery], tallies: list[int | bytes], revoked: list[
         deliveries[position] = replace(deliveries[position], revoked=True)
 
 
-def _in_turns(deliveries: list[Delivery]) -> list[Delivery]:
+def _in_turns(deliveries: list[Delivery], groups: Reply) -> list[Delivery]:
     """Orders messages of one priority by taking one of each queue in turn; they come queue by queue."""
+    lots: dict[int, list[list[Delivery]]] = {}
+    start = 0
+    for _, ids, _ in groups:
+        end = start + len(ids)
+        lots.setdefault(deliveries[start].priority, []).append(deliveries[start:end])
+        start = end
     ordered: list[Delivery] = []
-    for _, same in groupby(deliveries, key=lambda delivery: delivery.priority):
-        queues = [list(group) for _, group in groupby(same, key=lambda delivery: delivery.queue)]
-        ordered += (one for one in chain.from_iterable(zip_longest(*queues)) if one is not None)
+    for queues in lots.values():
+        ordered += [one for one in chain.from_iterable(zip_longest(*queues)) if one is not None]
     return ordered
 
 

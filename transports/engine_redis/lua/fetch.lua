@@ -1,7 +1,7 @@
 -- ARGV: worker, limit, the number of the last order seen, then the queues, the one whose turn it is first.
 -- Returns {0} for a worker that is not registered, else
 -- {1, seconds until the next delayed message or "", number of the last order, orders, number of the first claim,
---  groups, tallies, revoked}: a group is {line, entries, messages}; tallies are {position, "deliveries crashes"}.
+--  groups, tallies, revoked}: a group is {line, ids, messages}; tallies are {position, "deliveries crashes"}.
 
 local worker, limit = ARGV[1], tonumber(ARGV[2])
 write_when_full()
@@ -56,36 +56,17 @@ end
 -- Entries that are looked at, however many do not count any more.
 local patience = limit + 20 * SLICE
 
--- Adds up to want messages of a line to the group; returns how many, and whether that was all.
-local function take(line, want, group)
-  local key = ns .. 'ready:' .. line
-  local taken = 0
-  while taken < want and patience > 0 do
-    local entries = call('LPOP', key, math.min(want - taken, SLICE))
-    if not entries then
-      close(line)
-      return taken, true
-    end
-    patience = patience - #entries
-    local ids, orders = {}, {}
-    for i, entry in ipairs(entries) do
-      orders[i], ids[i] = string.match(entry, '^(%d+ )(.+)$')
-      ids[i] = ids[i] or ''
-    end
-    for i, message in ipairs(call('HMGET', messages, unpack(ids))) do
-      local order = orders[i]
-      if message and order and string.sub(message, 1, #order) == order then
-        taken = taken + 1
-        table.insert(group[2], entries[i])
-        table.insert(group[3], message)
-      elseif order then
-        pass_over(line)
-      else
-        foreign(entries[i], line)
-      end
-    end
+-- What is taken, line by line: {line, ids, messages}, and the entries' numbers.
+local groups, group_of, numbers_of = {}, {}, {}
+
+local function add(line, number, id, message)
+  local group = group_of[line]
+  if not group then
+    group = {line, {}, {}}
+    groups[#groups + 1], group_of[line], numbers_of[line] = group, group, {}
   end
-  return taken, false
+  local n = #group[2] + 1
+  group[2][n], group[3][n], numbers_of[line][n] = id, message, number
 end
 
 local function open_lines()
@@ -98,61 +79,95 @@ local function open_lines()
   local by_priority = {}
   for i, queue in ipairs(queues) do
     if known[i] and not (paused and paused[i] == 1) then
-      for priority in string.gmatch(known[i], '%d') do
-        by_priority[priority] = by_priority[priority] or {}
-        table.insert(by_priority[priority], priority .. ':' .. queue)
+      for at = 1, #known[i] do
+        local priority = string.sub(known[i], at, at)
+        local lines = by_priority[priority]
+        if not lines then
+          lines = {}
+          by_priority[priority] = lines
+        end
+        lines[#lines + 1] = priority .. ':' .. queue
       end
     end
   end
   return by_priority
 end
 
--- Takes equal shares of the lines until there is enough, or nothing more. Returns how many are still wanted.
-local function share(lines, want, groups)
-  local own = {}
-  for _, line in ipairs(lines) do
-    own[line] = {line, {}, {}}
-    groups[#groups + 1] = own[line]
+-- Pops equal shares of the lines, the first lines one more if it does not come out even. Returns the lines that may
+-- have more, and what was popped: entries, their numbers, their ids, their lines.
+local function pop(lines, want)
+  local rest, popped = {}, {{}, {}, {}, {}}
+  local entries, orders, ids, owners = unpack(popped)
+  local each, over = math.floor(want / #lines), want % #lines
+  local n = 0
+  for i, line in ipairs(lines) do
+    local count = math.min(each + (i <= over and 1 or 0), SLICE)
+    local found = count > 0 and call('LPOP', ns .. 'ready:' .. line, count) or {}
+    if #found < count then
+      close(line)
+    else
+      rest[#rest + 1] = line
+    end
+    for _, entry in ipairs(found) do
+      local number, id = read_entry(entry)
+      n = n + 1
+      entries[n], orders[n], ids[n], owners[n] = entry, number, id or '', line
+    end
   end
+  return rest, popped
+end
+
+-- Takes equal shares of the lines until there is enough, or nothing more. Returns how many are still wanted, and the
+-- lines that may have more.
+local function share(lines, want)
   while want > 0 and #lines > 0 and patience > 0 do
-    local more = {}
-    local each = math.max(1, math.floor(want / #lines))
-    for _, line in ipairs(lines) do
-      local taken, empty = take(line, math.min(each, want), own[line])
-      want = want - taken
-      if not empty then
-        more[#more + 1] = line
+    local popped
+    lines, popped = pop(lines, want)
+    local entries, orders, ids, owners = unpack(popped)
+    patience = patience - #ids
+    for i, message in ipairs(read_sliced('HMGET', messages, ids)) do
+      local order, line = orders[i], owners[i]
+      if not order then
+        foreign(entries[i], line)
+      elseif message and string.sub(message, 1, #order + 1) == order .. ' ' then
+        add(line, order, ids[i], message)
+        want = want - 1
+      else
+        pass_over(line)
       end
     end
-    lines = more
   end
-  return want
+  return want, lines
 end
 
 -- What this worker leaves is there for another, who may sleep.
-local function ring_for_the_rest(by_priority)
-  for _, lines in pairs(by_priority) do
-    for _, line in ipairs(lines) do
-      if call('EXISTS', ns .. 'ready:' .. line) == 1 then
-        ring(queue_of(line))
+local function ring_for_the_rest(lines)
+  local bells = {}
+  for i, line in ipairs(lines) do
+    bells[i] = ns .. 'bell:' .. queue_of(line)
+  end
+  for from = 1, #bells, SLICE do
+    local to = math.min(from + SLICE - 1, #bells)
+    if call('EXISTS', unpack(bells, from, to)) <= to - from then
+      for i = from, to do
+        if call('EXISTS', ns .. 'ready:' .. lines[i]) == 1 then
+          ring(queue_of(lines[i]))
+        end
       end
     end
   end
 end
 
-local function claim(groups, count)
+local function claim(count)
   local first = numbers(count)
   local number = first
   local fields = {}
   for _, group in ipairs(groups) do
-    local line = group[1]
-    for _, entry in ipairs(group[2]) do
-      local space = string.find(entry, ' ', 1, true)
-      local id = string.sub(entry, space + 1)
+    local line, orders = group[1], numbers_of[group[1]]
+    for i, id in ipairs(group[2]) do
       local name = claim_name(id)
       fields[#fields + 1] = name
-      fields[#fields + 1] = digits(number) .. ' ' .. string.sub(entry, 1, space) .. line ..
-        (name == id and '' or '\n' .. id)
+      fields[#fields + 1] = digits(number) .. ' ' .. orders[i] .. ' ' .. line .. (name == id and '' or '\n' .. id)
       number = number + 1
     end
   end
@@ -160,25 +175,25 @@ local function claim(groups, count)
   return first
 end
 
-local function ids_of(groups)
+local function all_ids()
   local ids = {}
   for _, group in ipairs(groups) do
-    for _, entry in ipairs(group[2]) do
-      ids[#ids + 1] = string.sub(entry, string.find(entry, ' ', 1, true) + 1)
+    for _, id in ipairs(group[2]) do
+      ids[#ids + 1] = id
     end
   end
   return ids
 end
 
 -- What few messages have: earlier deliveries, and revocations.
-local function marks(groups)
+local function marks()
   local tallies, revoked = {}, {}
   local some_tallies = call('EXISTS', ns .. 'tallies') == 1
   local some_revoked = call('EXISTS', ns .. 'revoked') == 1
   if not some_tallies and not some_revoked then
     return tallies, revoked
   end
-  local ids = ids_of(groups)
+  local ids = all_ids()
   if some_tallies then
     for i, kept in ipairs(read_sliced('HMGET', ns .. 'tallies', ids)) do
       if kept then
@@ -211,22 +226,24 @@ local last = call('GET', ns .. 'order') or '0'
 local seen = ARGV[3] ~= '' and ARGV[3] or call('HGET', ns .. 'seen', worker) or last
 local orders = last == seen and {} or new_orders(last, seen)
 local due = next_due()
-local groups, want = {}, limit
+local want = limit
 if want > 0 then
   local by_priority = open_lines()
+  local left = {}
   for priority = 9, 0, -1 do
     local lines = by_priority[tostring(priority)]
-    if lines and want > 0 then
-      want = share(lines, want, groups)
+    if lines then
+      want, lines = share(lines, want)
+      for _, line in ipairs(lines) do
+        left[#left + 1] = line
+      end
     end
   end
-  if want == 0 or patience <= 0 then
-    ring_for_the_rest(by_priority)
-  end
+  ring_for_the_rest(left)
 end
 if want == limit then
   return {1, due, last, orders, 0, {}, {}, {}}
 end
-local first = claim(groups, limit - want)
-local tallies, revoked = marks(groups)
+local first = claim(limit - want)
+local tallies, revoked = marks()
 return {1, due, last, orders, first, groups, tallies, revoked}

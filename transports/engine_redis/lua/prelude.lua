@@ -88,6 +88,10 @@ end
 
 -- An entry of a line is "number id"; the message is "number line\nbody". An entry counts only while both numbers are
 -- the same: that is how one is taken out of the middle of a list, which is as long as it likes, without a search.
+local function read_entry(entry)
+  return string.match(entry, '^(%d+) (.+)$')
+end
+
 local function append(entries_by_line)
   for line, entries in pairs(entries_by_line) do
     sliced('RPUSH', ns .. 'ready:' .. line, entries)
