@@ -317,6 +317,20 @@ def test_a_short_queue_has_its_share_of_each_fetch(server: RedisServer, transpor
     consumer.close()
 
 
+def test_bells_that_rang_for_what_is_taken_wake_nobody(server: RedisServer, transport: RedisTransport) -> None:
+    queues = [f"q{n}" for n in range(10)]
+    consumer = consumer_of(transport, *queues)
+    for queue in queues:
+        publish(transport, f"{queue}-low", f"{queue}-lower", queue=queue)
+        publish(transport, f"{queue}-high", queue=queue, priority=9)
+    bells = [f"{{engine}}:bell:{queue}" for queue in queues]
+    assert server.expect("EXISTS", *bells) == 10
+    assert len(take(consumer, 30)) == 30
+    assert list(consumer.fetch(1, 0.0)) == [], "only this look shows that nothing is left"
+    assert server.expect("EXISTS", *bells) == 0
+    consumer.close()
+
+
 def test_results_come_without_a_word_too(server: RedisServer) -> None:
     results = RedisResults(server.url, expires=60, options={})
     other = RedisResults(server.url, expires=60, options={})

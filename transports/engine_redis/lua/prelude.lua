@@ -75,11 +75,13 @@ local function open(line)
   end
 end
 
+-- Notes that a line has none. A bell that rings for a queue without any would wake somebody for nothing.
 local function close(line)
   local priority, queue = string.sub(line, 1, 1), queue_of(line)
   local rest = string.gsub(call('HGET', ns .. 'lines', queue) or '', priority, '')
   if rest == '' then
     call('HDEL', ns .. 'lines', queue)
+    call('DEL', ns .. 'bell:' .. queue)
   else
     call('HSET', ns .. 'lines', queue, rest)
   end
