@@ -27,7 +27,8 @@ from engine_memory import MemoryTransport
 from engine_redis import RedisTransport
 from servers import RedisServer, redis_server
 
-IDS = st.sampled_from(["a", "b", "c", "d", "e", "x" * 60])
+UUIDS = ["019a2b3c-4d5e-7f60-a123-0a20ff0d0000", "ffffffff-ffff-ffff-ffff-ffffffffffff"]
+IDS = st.sampled_from(["a", "b", "c", "x" * 60, *UUIDS])
 QUEUES = ("one", "two")
 HOUR = 3600.0
 
@@ -242,6 +243,15 @@ def _place(found: Any) -> Any:
     return None if found is None else (found.queue, found.place, found.body)
 
 
+def _parts(entry: bytes) -> tuple[bytes, bytes]:
+    """Number and id of an entry."""
+    number, mark, id = entry.partition(b"\xff")
+    if mark:
+        return number, mark + id
+    number, _, id = entry.partition(b" ")
+    return number, id
+
+
 def _check_keys(server: RedisServer) -> None:
     """Each message is in exactly one place, and what is counted is so."""
 
@@ -258,7 +268,7 @@ def _check_keys(server: RedisServer) -> None:
     for queue in QUEUES:
         for priority in "059":
             line = f"{priority}:{queue}"
-            entries = [entry.split(b" ", 1) for entry in read("LRANGE", f"ready:{line}", "0", "-1")]
+            entries = [_parts(entry) for entry in read("LRANGE", f"ready:{line}", "0", "-1")]
             living = [id for number, id in entries if messages.get(id) == number]
             assert len(entries) - len(living) == int(void.get(line.encode(), 0))
             assert not entries or priority.encode() in lines[queue.encode()]
@@ -266,7 +276,7 @@ def _check_keys(server: RedisServer) -> None:
             delayed = read("ZRANGE", f"delayed:{line}", "0", "-1", "WITHSCORES")
             assert read("ZSCORE", "due", line) == (delayed[1] if delayed else None)
             for entry in delayed[::2]:
-                number, id = entry.split(b" ", 1)
+                number, id = _parts(entry)
                 assert messages[id] == number
                 places.append(id)
     workers = read("HKEYS", "workers")

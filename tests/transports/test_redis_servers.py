@@ -212,7 +212,7 @@ def test_foreign_entries_become_dead_letters_and_stop_nobody(server: RedisServer
     transport = RedisTransport(server.url, options={})
     consumer = consumer_of(transport)
     publish(transport, "before")
-    garbage = [b"garbage", b"", b"\xff\xfe\n", b"12", b"12 "]
+    garbage = [b"garbage", b"", b"\xff\xfe\n", b"12", b"12 ", b"12\xffshort", b"12\xff" + b"x" * 17]
     server.expect("RPUSH", "{engine}:ready:0:default", *garbage, b"99 no such message")
     publish(transport, "after")
     assert sorted(ack_all(consumer, 2)) == ["after", "before"]

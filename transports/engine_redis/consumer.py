@@ -29,6 +29,7 @@ from engine_redis.packing import (
     parts_of,
     settlement_size,
     slices,
+    unpack_id,
     unpack_letter,
 )
 from engine_redis.scripts import FETCH, LEAVE, RENEW, SETTLE, TAKEOVER
@@ -210,9 +211,7 @@ class RedisConsumer(Consumer):
                     priority, queue = parts_of(line)
                     deliveries, crashes = _tally(tally)
                     body = message.partition(b"\n")[2]
-                    found.append(
-                        Delivery(id.decode(errors="replace"), queue, body, claim, deliveries, crashes, priority)
-                    )
+                    found.append(Delivery(unpack_id(id), queue, body, claim, deliveries, crashes, priority))
         return found
 
     def _take_over(self, id: str, beat: int, max_crashes: int, max_deliveries: int) -> TakenOver:
@@ -234,7 +233,7 @@ def _deliveries(first: int, groups: Reply) -> list[Delivery]:
         for id, message in zip(ids, messages, strict=True):
             claim = b"%d %b" % (number, id if len(id) <= 40 else claim_name(id))
             body = message[message.index(b"\n") + 1 :]
-            deliveries.append(Delivery(id.decode(errors="replace"), queue, body, claim, 1, 0, priority))
+            deliveries.append(Delivery(unpack_id(id), queue, body, claim, 1, 0, priority))
             number += 1
     return deliveries
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from binascii import unhexlify
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TypeVar
@@ -19,6 +20,8 @@ LARGEST_BYTES = 16 * 2**20
 """Bytes of bodies after which a script gets no further item."""
 LONGEST_NAME = 40
 """Ids longer than this are claimed by their digest: see the prelude of the scripts."""
+_SHORT = 0xFF
+"""What an id in its short form begins with, and no text in UTF-8."""
 
 Item = TypeVar("Item")
 
@@ -51,8 +54,29 @@ def parts_of(line: bytes) -> tuple[int, str]:
     return int(line[:1]), line[2:].decode(errors="replace")
 
 
+def pack_id(id: str) -> bytes:
+    """Returns an id as the keys of messages hold it: of a UUID, written as usual, a mark and its 16 bytes; any other as
+    it is. A waiting message has it twice."""
+    if len(id) == 36 and id[8:24:5] == "----" and id == id.lower():
+        try:
+            short = unhexlify("ff" + id.replace("-", ""))
+        except ValueError:
+            return id.encode()
+        if len(short) == 17:
+            return short
+    return id.encode()
+
+
+def unpack_id(packed: bytes) -> str:
+    """Returns the id that `pack_id` was given."""
+    if len(packed) == 17 and packed[0] == _SHORT:
+        text = packed.hex("-", 2)  # ff-0123-4567-89ab-cdef-0123-4567-89ab-cdef
+        return f"{text[3:7]}{text[8:32]}{text[33:37]}{text[38:]}"
+    return packed.decode(errors="replace")
+
+
 def claim_name(id: bytes) -> bytes:
-    """Returns what a message of this id is claimed by."""
+    """Returns what a message of this id, packed, is claimed by."""
     return id if len(id) <= LONGEST_NAME else hashlib.sha1(id, usedforsecurity=False).hexdigest().encode()
 
 
@@ -61,7 +85,7 @@ def pack_envelopes(envelopes: Sequence[Envelope]) -> list[Argument]:
     arguments: list[Argument] = []
     for envelope in envelopes:
         line = line_of(envelope.priority, envelope.queue)
-        arguments += (envelope.id, line, _seconds(envelope.due), envelope.body)
+        arguments += (pack_id(envelope.id), line, _seconds(envelope.due), envelope.body)
     return arguments
 
 
@@ -99,7 +123,8 @@ class Settling:
 def _pack_end(settlement: Settlement) -> tuple[Argument, ...]:
     if isinstance(settlement, Again):
         envelope = settlement.envelope
-        return ("again", envelope.id, line_of(envelope.priority, envelope.queue), _seconds(envelope.due), envelope.body)
+        line = line_of(envelope.priority, envelope.queue)
+        return ("again", pack_id(envelope.id), line, _seconds(envelope.due), envelope.body)
     if isinstance(settlement, Release):
         return (
             "release",
@@ -144,7 +169,7 @@ def unpack_letter(id: bytes, letter: bytes, body: bytes) -> DeadLetter:
     head, _, reason = letter.partition(b"\n")
     died, deliveries, crashes, line = head.split(b" ", 3)
     return DeadLetter(
-        id.decode(errors="replace"),
+        unpack_id(id),
         parts_of(line)[1],
         reason.decode(errors="replace"),
         float(died),

@@ -22,9 +22,22 @@ from engine_redis.bell import orders_channel
 from engine_redis.check import look_over
 from engine_redis.connection import Reply
 from engine_redis.consumer import RedisConsumer
-from engine_redis.packing import line_of, pack_envelopes, parts_of, slices, unpack_letter
+from engine_redis.packing import line_of, pack_envelopes, pack_id, parts_of, slices, unpack_id, unpack_letter
 from engine_redis.results import RedisResults
-from engine_redis.scripts import COUNTS, DEAD, DROP, FIND, ORDER, PAUSE, PUBLISH, PURGE, REPLAY, REVOKE, SCHEDULED
+from engine_redis.scripts import (
+    COUNTS,
+    DEAD,
+    DROP,
+    FIND,
+    ORDER,
+    PAUSE,
+    PUBLISH,
+    PURGE,
+    REPLAY,
+    REVOKE,
+    SCHEDULED,
+    Script,
+)
 from engine_redis.server import Session
 
 _LISTED_BODY = 64 * 1024
@@ -93,21 +106,20 @@ class RedisTransport(Transport):
         """See `Transport.revoke`."""
         found: list[Found] = []
         for start in range(0, len(ids), _IDS):
-            for id, *rest in self._session.run(REVOKE, [repr(until), *ids[start : start + _IDS]]):
-                found.append(_found(id.decode(), rest))
+            packed = map(pack_id, ids[start : start + _IDS])
+            for id, *rest in self._session.run(REVOKE, [repr(until), *packed]):
+                found.append(_found(unpack_id(id), rest))
         return found
 
     def find(self, id: str) -> Found | None:
         """See `Transport.find`."""
-        reply = self._session.run(FIND, [id])
+        reply = self._session.run(FIND, [pack_id(id)])
         return None if reply is None else _found(id, reply)
 
     def scheduled(self, limit: int = 100, queue: str | None = None) -> Sequence[Scheduled]:
         """See `Transport.scheduled`."""
         found = self._session.run(SCHEDULED, [limit, queue or "", int(queue is not None)])
-        return [
-            Scheduled(id.decode(errors="replace"), parts_of(line)[1], float(due), body) for due, line, id, body in found
-        ]
+        return [Scheduled(unpack_id(id), parts_of(line)[1], float(due), body) for due, line, id, body in found]
 
     def dead(self, limit: int = 100, queue: str | None = None) -> Sequence[DeadLetter]:
         """See `Transport.dead`."""
@@ -116,18 +128,18 @@ class RedisTransport(Transport):
 
     def dead_letter(self, id: str) -> DeadLetter | None:
         """See `Transport.dead_letter`."""
-        prefix = self.address.prefix
-        letter = self._session.call("HGET", f"{prefix}letters", id)
-        body = self._session.call("HGET", f"{prefix}bodies", id)
-        return None if letter is None or body is None else unpack_letter(id.encode(), letter, body)
+        prefix, packed = self.address.prefix, pack_id(id)
+        letter = self._session.call("HGET", f"{prefix}letters", packed)
+        body = self._session.call("HGET", f"{prefix}bodies", packed)
+        return None if letter is None or body is None else unpack_letter(packed, letter, body)
 
     def replay(self, ids: Sequence[str]) -> int:
         """See `Transport.replay`. A dead letter stays while another message of its id is alive."""
-        return sum(self._session.run(REPLAY, ids[start : start + _IDS]) for start in range(0, len(ids), _IDS))
+        return self._run_for_each(REPLAY, ids)
 
     def drop(self, ids: Sequence[str]) -> int:
         """See `Transport.drop`."""
-        return sum(self._session.run(DROP, ids[start : start + _IDS]) for start in range(0, len(ids), _IDS))
+        return self._run_for_each(DROP, ids)
 
     def purge(self, queue: str) -> int:
         """See `Transport.purge`. A long queue is deleted in steps, so that others get their turn."""
@@ -152,6 +164,11 @@ class RedisTransport(Transport):
     def close(self) -> None:
         """See `Transport.close`."""
         self._session.close()
+
+    def _run_for_each(self, script: Script, ids: Sequence[str]) -> int:
+        """Runs a script that takes ids and counts; returns the sum."""
+        parts = (ids[start : start + _IDS] for start in range(0, len(ids), _IDS))
+        return sum(self._session.run(script, [*map(pack_id, part)]) for part in parts)
 
 
 def _found(id: str, reply: Reply) -> Found:

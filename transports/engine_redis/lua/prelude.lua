@@ -88,9 +88,24 @@ local function close(line)
   call('HDEL', ns .. 'void', line)
 end
 
--- An entry of a line is "number id"; the message is "number line\nbody". An entry counts only while both numbers are
--- the same: that is how one is taken out of the middle of a list, which is as long as it likes, without a search.
+-- An id in its short form is a UUID: 255, which no text in UTF-8 has, and its 16 bytes. Any other is text.
+--
+-- An entry of a line is "number id", without the space where the id is short; the message is "number line\nbody". An
+-- entry counts only while both numbers are the same: that is how one is taken out of the middle of a list, which is as
+-- long as it likes, without a search.
+local function entry_of(number, id)
+  local is_short = #id == 17 and string.byte(id) == 255
+  return number .. (is_short and '' or ' ') .. id
+end
+
+local SHORT_ENTRY = '^(%d+)(\255' .. string.rep('.', 16) .. ')$'
+
+-- Returns number and id of an entry, or nothing for what is none of ours.
 local function read_entry(entry)
+  local number, id = string.match(entry, SHORT_ENTRY)
+  if number then
+    return number, id
+  end
   return string.match(entry, '^(%d+) (.+)$')
 end
 
@@ -153,7 +168,7 @@ local function give_back(returned)
   table.sort(returned, function(a, b) return a[1] > b[1] end)
   local lines = {}
   for _, item in ipairs(returned) do
-    call('LPUSH', ns .. 'ready:' .. item[2], digits(item[1]) .. ' ' .. item[3])
+    call('LPUSH', ns .. 'ready:' .. item[2], entry_of(digits(item[1]), item[3]))
     lines[item[2]] = true
   end
   for line in pairs(lines) do
@@ -202,7 +217,7 @@ local function place_of(id, order, line)
   if is_claimed(id) then
     return 'claimed', ''
   end
-  local due = call('ZSCORE', ns .. 'delayed:' .. line, order .. ' ' .. id)
+  local due = call('ZSCORE', ns .. 'delayed:' .. line, entry_of(order, id))
   if due then
     return 'delayed', due
   end
@@ -212,7 +227,7 @@ end
 -- Takes a message out that is ready or delayed.
 local function withdraw(id, order, line, place)
   if place == 'delayed' then
-    call('ZREM', ns .. 'delayed:' .. line, order .. ' ' .. id)
+    call('ZREM', ns .. 'delayed:' .. line, entry_of(order, id))
     set_due(line)
   else
     call('HINCRBY', ns .. 'void', line, 1)

@@ -21,7 +21,7 @@ for i = 0, count - 1 do
   local order = digits(first + i)
   if call('HSETNX', messages, id, order .. ' ' .. line .. '\n' .. ARGV[i * 4 + 6]) == 1 then
     added = added + 1
-    local entry = order .. ' ' .. id
+    local entry = entry_of(order, id)
     if due ~= '' then
       now = now or time()
     end

@@ -7,7 +7,7 @@ local looked, count = 0, 0
 local function delete(entries)
   for _, entry in ipairs(entries) do
     looked = looked + 1
-    local order, id = string.match(entry, '^(%d+) (.+)$')
+    local order, id = read_entry(entry)
     local message = id and call('HGET', messages, id)
     if message and string.sub(message, 1, #order + 1) == order .. ' ' then
       call('HDEL', messages, id)

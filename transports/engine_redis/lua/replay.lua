@@ -18,7 +18,7 @@ for _, id in ipairs(ARGV) do
     call('HSET', ns .. 'tallies', id, tonumber(deliveries) + 1 .. ' 0')
     remove(id)
     ready[line] = ready[line] or {}
-    table.insert(ready[line], order .. ' ' .. id)
+    table.insert(ready[line], entry_of(order, id))
     count = count + 1
   end
 end

@@ -7,7 +7,8 @@ for _, line in ipairs(call('ZRANGE', ns .. 'due', 0, -1)) do
   if ARGV[3] == '0' or queue_of(line) == ARGV[2] then
     local entries = call('ZRANGE', ns .. 'delayed:' .. line, 0, limit - 1, 'WITHSCORES')
     for i = 1, #entries, 2 do
-      found[#found + 1] = {entries[i + 1], line, string.match(entries[i], '^%d+ (.+)$') or entries[i]}
+      local _, id = read_entry(entries[i])
+      found[#found + 1] = {entries[i + 1], line, id or entries[i]}
     end
   end
 end

@@ -81,7 +81,7 @@ function end_as.again(id, _, _, from)
   call('HDEL', ns .. 'tallies', id)
   local order = digits(numbers(1))
   call('HSET', messages, new, order .. ' ' .. line .. '\n' .. body)
-  wait_until(order .. ' ' .. new, line, due)
+  wait_until(entry_of(order, new), line, due)
 end
 
 function end_as.release(id, order, line, from)
@@ -99,7 +99,7 @@ function end_as.release(id, order, line, from)
   if body then
     order = digits(numbers(1))
     call('HSET', messages, id, order .. ' ' .. line .. '\n' .. body)
-    wait_until(order .. ' ' .. id, line, due)
+    wait_until(entry_of(order, id), line, due)
   end
 end
 
