@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from engine import Engine
@@ -31,17 +32,23 @@ class Outage:
     """One engine on one broker of its own, with work waiting."""
 
     def __init__(self, transport: str, folder: Path, tasks: int = TASKS) -> None:
-        self.broker: Broker = broker(transport, folder)
-        self.broker.start()
-        url, results = self.broker.url, self.broker.results
-        self.engine = EngineProcess(
-            folder, toml("engine.testing.faults.tasks", broker=url, results=results, concurrency=2)
-        ).start()
-        self.before = self._pids()
-        self.ledger = Ledger(folder)
-        self.client = Engine("outage", broker=url, backend=results)
-        self.sent = self._send(tasks)
-        wait_for(lambda: len(self.ledger.read().ends) > TASKS // 10, "some to end")
+        with ExitStack() as started:
+            self.broker: Broker = broker(transport, folder)
+            started.callback(self.broker.close)
+            self.broker.start()
+            url, results = self.broker.url, self.broker.results
+            self.engine = EngineProcess(
+                folder, toml("engine.testing.faults.tasks", broker=url, results=results, concurrency=2)
+            )
+            started.callback(self.engine.close)
+            self.engine.start()
+            self.before = self._pids()
+            self.ledger = Ledger(folder)
+            self.client = Engine("outage", broker=url, backend=results)
+            started.callback(self.client.close)
+            self.sent = self._send(tasks)
+            wait_for(lambda: len(self.ledger.read().ends) > TASKS // 10, "some to end")
+            self._started = started.pop_all()
 
     def killed_for(self, seconds: float) -> str:
         """Kills the broker and starts it again; returns what was felt."""
@@ -72,9 +79,7 @@ class Outage:
 
     def close(self) -> None:
         """Ends everything."""
-        self.client.close()
-        self.engine.close()
-        self.broker.close()
+        self._started.close()
 
     def _send(self, count: int) -> list[AsyncResult[str]]:
         return self.client.send_many([self.client.signature("faults.sleep", (LASTS,))] * count)
