@@ -214,9 +214,9 @@ class Rig:
             found = {place: sum(getattr(one, place) for one in counts) for place in PLACES}
         return {place: count for place, count in found.items() if count}
 
-    def wait_empty(self) -> None:
+    def wait_empty(self, timeout: float = 20.0) -> None:
         """Waits until the broker has no message, not even a dead letter."""
-        wait_for(lambda: not self.places(), "the broker to be empty")
+        wait_for(lambda: not self.places(), "the broker to be empty", timeout)
 
     def pids(self) -> set[int]:
         """Returns the pids of all processes of the engine."""

@@ -7,7 +7,8 @@ here until it is known what became of the run before it. The first of these rule
    task was sent twice: it waits for the end of the run.
 2. Another delivery of it is in hand here, or an end is on its way to the broker: it waits for that.
 3. It ended here, and the settlement came too late: the new claim is settled as the old one was to be.
-4. The task's record or a mark says that it has ended, or was retried further: acknowledged and dropped.
+4. The task's record or a mark says that it has ended, or was retried further: acknowledged and dropped. A mark says
+   that it ended to be retried, and nobody could settle that: its retry is sent now.
 5. A mark says that its child died, when no dispatcher was there to settle that: the death is judged now.
 6. A mark says that another worker has it. While that lives, and the mark moves, it waits. When the worker is dead, a
    run that had begun counts a crash, as if its child had died; one that had not begun counts nothing, and runs.
@@ -196,7 +197,9 @@ class Gate:
             if item.settlement is None or not (is_stale or waits or is_marked):
                 continue
             self.endings.settled(item, now, is_stale=is_stale)
-            if self._is_done(item, is_stale) and (is_marked or (is_stale and item.retries is not None)):
+            if is_stale and isinstance(item.settlement, Again) and item.retries is not None:
+                self.marks.retry(item.id, item.retries, item.settlement.envelope)
+            elif self._is_done(item, is_stale) and (is_marked or (is_stale and item.retries is not None)):
                 done[item.id] = item.retries
             elif is_marked:
                 gone.append(item.id)
@@ -257,6 +260,9 @@ class Gate:
         if verdict == "drop":
             self._candidates.remove(candidate)
             self._settle(held, Ack(b""), "it has ended")
+        elif verdict == "retry" and mark is not None and mark.again is not None:
+            self._candidates.remove(candidate)
+            self._settle(held, Again(b"", mark.again), "it ended to be retried")
         elif verdict == "unknown" or mark is None:
             self._pass_unknown(candidate, stamp, now)
         elif verdict == "run":
@@ -378,12 +384,13 @@ class Gate:
         return self._settler.swapped.get(run.claim, run.claim)
 
 
-Verdict: TypeAlias = Literal["run", "wait", "drop", "unknown"]
+Verdict: TypeAlias = Literal["run", "wait", "drop", "retry", "unknown"]
 
 
 def judge(message: Message, record: Record | None, mark: Mark | None, worker: str) -> Verdict:
     """Says what to do with a message that came again, by what the result backend tells of its task. "wait": while the
-    owner of the mark lives, unless it tells of a death; "unknown": nothing tells who had it."""
+    owner of the mark lives, unless it tells of a death; "retry": send what the mark holds; "unknown": nothing tells who
+    had it."""
     if record is not None:
         mine, theirs = (message.sent, message.retries), (record.sent, record.retries)
         if theirs > mine or (theirs == mine and record.final):
@@ -392,6 +399,8 @@ def judge(message: Message, record: Record | None, mark: Mark | None, worker: st
         return "unknown"
     if mark.retries is not None and mark.retries != message.retries:
         return "drop" if mark.retries > message.retries else "unknown"
+    if mark.again is not None:
+        return "retry"
     if mark.done:
         return "unknown" if mark.retries is None else "drop"
     # One of ours that is not in hand: the dispatcher before this one had it.

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import msgspec
 
 from engine.app import wire
+from engine.contract.message import Envelope
 from engine.contract.results import Record
 from engine.contract.transport import Worker
 from engine.runtime.dispatcher.endings import REMEMBERED
@@ -39,6 +40,8 @@ class Mark(msgspec.Struct, omit_defaults=True):
     begun: bool = False
     """Has a child begun it?"""
     done: bool = False
+    again: Envelope | None = None
+    """Where it is ``done``, to be retried, and the broker has not taken that: what to send in its place."""
     death: wire.Death | None = None
     """Of the child that ran it, while no dispatcher was there that could settle that."""
     host: str = ""
@@ -101,11 +104,19 @@ class Marks:
         """Hears what has ended: ``done`` (with its retries) is not to run again for a while, ``gone`` may."""
         latest = {id: self._done(id, retries) for id, retries in list(done.items())[-MOST_DONE:]}
         self.forget([*done, *gone])
-        self._write(latest)
-        if latest:
-            self._removals.append((self._clock() + REMEMBERED, list(latest)))
+        self._write_ends(latest)
         if gone:
             self.remove(gone)
+
+    def retry(self, id: str, retries: int, envelope: Envelope) -> None:
+        """Hears what has ended to be retried, under a claim that was gone: whoever gets its message sends ``envelope``
+        and does not run it, also after the death of this dispatcher."""
+        ours = self._ours.get(id)
+        if ours is not None and ours.retries is not None and ours.retries > retries:
+            return  # the retry was sent all the same, and is in hand here
+        mark = msgspec.structs.replace(self._done(id, retries), again=envelope)
+        self.forget([id])
+        self._write_ends({id: mark})
 
     def forget(self, ids: Iterable[str]) -> None:
         """Stamps these no more."""
@@ -131,6 +142,11 @@ class Marks:
         self._write({id: mark for id, mark in stamped.items() if mark is self._ours[id]})
         while self._removals and self._removals[0][0] <= now:
             self.remove(self._removals.popleft()[1])
+
+    def _write_ends(self, ends: Mapping[str, Mark]) -> None:
+        self._write(ends)
+        if ends:
+            self._removals.append((self._clock() + REMEMBERED, list(ends)))
 
     def _done(self, id: str, retries: int | None) -> Mark:
         ours = self._ours.get(id)
