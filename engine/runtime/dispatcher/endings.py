@@ -37,7 +37,7 @@ class Endings:
         self._recent: deque[tuple[float, list[tuple[str, int]]]] = deque()
 
     def acknowledged(self, items: Sequence[Item], now: float) -> None:
-        """Takes what was settled; keeps for a while what ended, and no record tells of."""
+        """Takes what the broker has settled, and not refused; keeps for a while what ended, and no record tells of."""
         ends = [
             (item.id, retries)
             for item in items
@@ -55,9 +55,11 @@ class Endings:
         return self._told_by_records and item.record is not None and item.record.final
 
     def connection_lost(self, now: float) -> dict[str, int]:
-        """Remembers for longer what was acknowledged in the last seconds; returns it, with the retries."""
-        ends = dict(end for _, part in self._recent for end in part)
+        """Remembers for longer what was acknowledged in the last seconds; returns it, with the retries. A later end of
+        the same task stays: it may be one that is still to be settled."""
+        recent = dict(end for _, part in self._recent for end in part)
         self._recent.clear()
+        ends = {id: retries for id, retries in recent.items() if not self._ended_since(id, retries)}
         for id, retries in ends.items():
             self._ended[id] = _End(retries, Ack(b""), now + REMEMBERED)
         return ends
@@ -83,6 +85,10 @@ class Endings:
         if isinstance(end.settlement, Release):
             del self._ended[message.id]
         return end.settlement
+
+    def _ended_since(self, id: str, retries: int) -> bool:
+        end = self._ended.get(id)
+        return end is not None and end.retries > retries
 
     def prune(self, now: float) -> None:
         """Forgets what is too old."""

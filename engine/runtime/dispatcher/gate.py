@@ -187,7 +187,7 @@ class Gate:
         if not self.active:
             return
         now = self._clock()
-        self.endings.acknowledged(items, now)
+        self.endings.acknowledged([item for item in items if item.claim not in stale] if stale else items, now)
         if not (stale or self.marks or self._candidates):
             return
         done: dict[str, int | None] = {}
@@ -197,14 +197,16 @@ class Gate:
             if item.settlement is None or not (is_stale or waits or is_marked):
                 continue
             self.endings.settled(item, now, is_stale=is_stale)
+            for candidate in waits:
+                self._hurry(candidate, now)
+            if item.ended is not None and self.marks.is_ahead(item.id, item.ended.retries):
+                continue  # a later run of the task is in hand: the mark is its
             if is_stale and isinstance(item.settlement, Again) and item.retries is not None:
                 self.marks.retry(item.id, item.retries, item.settlement.envelope)
             elif self._is_done(item, is_stale) and (is_marked or (is_stale and item.retries is not None)):
                 done[item.id] = item.retries
             elif is_marked:
                 gone.append(item.id)
-            for candidate in waits:
-                self._hurry(candidate, now)
         self.marks.end(done, gone)
 
     # Decisions.

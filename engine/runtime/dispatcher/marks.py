@@ -74,6 +74,11 @@ class Marks:
     def __len__(self) -> int:
         return len(self._ours)
 
+    def is_ahead(self, id: str, retries: int) -> bool:
+        """Is a later run of this task marked as ours?"""
+        ours = self._ours.get(id)
+        return ours is not None and ours.retries is not None and ours.retries > retries
+
     def hold(self, id: str, retries: int, above: float, then: Callable[[], None]) -> None:
         """Marks what is about to be handed out, over a mark whose stamp is ``above``; makes the call when others can
         see it."""
@@ -111,9 +116,6 @@ class Marks:
     def retry(self, id: str, retries: int, envelope: Envelope) -> None:
         """Hears what has ended to be retried, under a claim that was gone: whoever gets its message sends ``envelope``
         and does not run it, also after the death of this dispatcher."""
-        ours = self._ours.get(id)
-        if ours is not None and ours.retries is not None and ours.retries > retries:
-            return  # the retry was sent all the same, and is in hand here
         mark = msgspec.structs.replace(self._done(id, retries), again=envelope)
         self.forget([id])
         self._write_ends({id: mark})

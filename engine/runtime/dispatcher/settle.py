@@ -217,10 +217,10 @@ class Settler:
         self._publisher.send(envelopes, lambda: self._inbox.put([item]), batch)
 
     def _log_stale(self, item: Item) -> None:
-        if item.replayed:
-            log.debug("settled before, by the dispatcher that died", extra=item.fields)
-        elif self._claims_end_with_connection:
+        if self._claims_end_with_connection:
             log.debug("its claim ended with the connection: it is settled when it comes again", extra=item.fields)
+        elif item.replayed:
+            log.debug("settled before, by the dispatcher that died", extra=item.fields)
         elif item.started:
             log.warning(
                 "task ran here but its end was refused: it is another worker's now, or was settled before, by a call "
