@@ -46,12 +46,14 @@ class Publication:
         return self.channel is not None and not self.future.done()
 
     def renew(self) -> None:
-        """Makes it ready for another attempt, if there was one: what the server may have is marked."""
+        """Makes it ready for another attempt, if there was one: what the server may have is marked. What came back is
+        confirmed too, and the server does not have it."""
         if self.channel is None:
             return
         for position, item in enumerate(self.items):
             if position not in self.confirmed:
                 mark_replayed(item)
+        self.confirmed.difference_update(self.returned)
         self.future, self.channel, self.next = Future(), None, 0
         self.returned, self.refused = [], None
 
@@ -64,7 +66,9 @@ class ConfirmChannel:
         self._channel = Channel(connection, self._opened)
         self._channel.on_closed = self._closed
         self._queue: list[Publication] = []
-        self._pending: dict[int, tuple[Publication, int]] = {}
+        self._pending: dict[int, tuple[Publication, int, Future[list[int]]]] = {}
+        """By number: what is not answered. The future tells the attempt: answers to one that was given up do not count.
+        """
         self._bytes = 0
         self._tag = 0
 
@@ -156,7 +160,7 @@ class ConfirmChannel:
             return False
         self._tag += 1
         self._bytes += len(item.body)
-        self._pending[self._tag] = (publication, publication.next)
+        self._pending[self._tag] = (publication, publication.next, publication.future)
         return True
 
     def _on_confirm(self, frame: Any) -> None:
@@ -175,9 +179,11 @@ class ConfirmChannel:
         entry = self._pending.pop(tag, None)
         if entry is None:
             return
-        publication, position = entry
+        publication, position, attempt = entry
         item = publication.items[position]
         self._bytes -= len(item.body)
+        if attempt is not publication.future:
+            return
         if refused:
             publication.refused = item.key
         else:
@@ -190,15 +196,19 @@ class ConfirmChannel:
 
     def _on_return(self, raw: Any, method: Any, properties: Any, body: bytes) -> None:
         """A message comes back before it is confirmed: it is the first of that address and id."""
-        for publication, position in self._pending.values():
-            item = publication.items[position]
+        for publication, position, attempt in self._pending.values():
+            item, is_current = publication.items[position], attempt is publication.future
             same = item.key == method.routing_key and item.exchange == method.exchange
-            if same and item.properties.message_id == properties.message_id and position not in publication.returned:
+            if not same or item.properties.message_id != properties.message_id:
+                continue
+            if not is_current:
+                return
+            if position not in publication.returned:
                 publication.returned.append(position)
                 return
 
     def _closed(self, error: Exception) -> None:
-        publications = {publication for publication, _ in self._pending.values()} | set(self._queue)
+        publications = {publication for publication, _, _ in self._pending.values()} | set(self._queue)
         self._pending.clear()
         self._queue.clear()
         for publication in publications:

@@ -144,8 +144,8 @@ class Publisher:
 
     def _send_returned(self, publication: Publication, returned: Sequence[int]) -> None:
         """Declares the places that were missing, and sends their messages once more."""
-        link = self.publish_link()
         publication.confirmed.difference_update(returned)
+        link = self.publish_link()
         again = Publication([publication.items[position] for position in returned])
         self._see_to(link, {(item.queue, item.level) for item in again.items if item.queue}, again=True)
         if link.channel.send(again):
