@@ -93,6 +93,23 @@ def test_scripts_that_redis_has_forgotten_are_sent_again_also_when_it_is_full(se
     transport.close()
 
 
+@pytest.mark.parametrize("queues", [("mine", "theirs"), ("theirs", "mine")])
+def test_a_line_that_somebody_overwrote_costs_the_others_no_message(
+    server: RedisServer, queues: tuple[str, str]
+) -> None:
+    transport = RedisTransport(server.url, options={})
+    consumer = consumer_of(transport, *queues)
+    publish(transport, "one", queue="mine")
+    publish(transport, "two", queue="theirs")
+    server.expect("SET", "{engine}:ready:0:theirs", "no list")
+    assert [one.id for one in take(consumer, 1)] == ["one"]
+    with pytest.raises(BrokerUnavailable, match="wrong kind of value"):
+        consumer.fetch(10, 0)
+    assert server.expect("GET", "{engine}:ready:0:theirs") == b"no list"
+    consumer.close()
+    transport.close()
+
+
 def test_a_killed_redis_with_an_append_only_file_loses_nothing(durable: RedisServer) -> None:
     transport = RedisTransport(durable.url, options={})
     me = worker()

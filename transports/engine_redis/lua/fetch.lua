@@ -93,6 +93,10 @@ local function open_lines()
   return by_priority
 end
 
+-- What Redis says of a key that holds something else. The other lines go on: what was popped from them is not in its list
+-- any more, and an error of this script would lose it.
+local broken
+
 -- Pops equal shares of the lines, the first lines one more if it does not come out even. Returns the lines that may
 -- have more, and what was popped: entries, their numbers, their ids, their lines.
 local function pop(lines, want)
@@ -102,8 +106,10 @@ local function pop(lines, want)
   local n = 0
   for i, line in ipairs(lines) do
     local count = math.min(each + (i <= over and 1 or 0), SLICE)
-    local found = count > 0 and call('LPOP', ns .. 'ready:' .. line, count) or {}
-    if #found < count then
+    local found = count > 0 and redis.pcall('LPOP', ns .. 'ready:' .. line, count) or {}
+    if found.err then
+      broken = found
+    elseif #found < count then
       close(line)
     else
       rest[#rest + 1] = line
@@ -242,7 +248,7 @@ if want > 0 then
   ring_for_the_rest(left)
 end
 if want == limit then
-  return {1, due, last, orders, 0, {}, {}, {}}
+  return broken or {1, due, last, orders, 0, {}, {}, {}}
 end
 local first = claim(limit - want)
 local tallies, revoked = marks()
