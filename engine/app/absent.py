@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 _CHAIN = "write a.apply_async(..., link=b.s()); a link may have a link: b.s().link(c.s())"
 _MANY = "write app.send_many([a.s(1), a.s(2)]), or a.map(items)"
-_PERIODIC = "periodic tasks are not built: let cron run `engine send NAME`"
+PERIODIC = "periodic tasks are not built: let cron run `engine send NAME`"
+"""What to do instead, wherever Celery is asked for a schedule."""
 _IN_CHILD = "write @app.on_child_start for what is to run in each child"
 
 EXPORTS: Mapping[str, str] = {
@@ -26,17 +27,17 @@ EXPORTS: Mapping[str, str] = {
     "allow_join_result": "write result.get(allow_join=True)",
     "ResultSet": "app.send_many returns a list of results",
     "GroupResult": "app.send_many returns a list of results",
-    "schedules": _PERIODIC,
+    "schedules": PERIODIC,
     "signals": "write @app.on_child_start, hooks of a base= class, or an observer plugin",
 }
 """Of the package ``engine``."""
 OF_THE_APP: Mapping[str, str] = {
     "control": "write app.revoke([id], terminate=True); `engine status`, `engine stop` and `engine reload` do the rest",
-    "on_after_configure": f"{_PERIODIC}; {_IN_CHILD}",
-    "on_after_finalize": f"{_PERIODIC}; {_IN_CHILD}",
+    "on_after_configure": f"{PERIODIC}; {_IN_CHILD}",
+    "on_after_finalize": f"{PERIODIC}; {_IN_CHILD}",
     "on_configure": _IN_CHILD,
-    "add_periodic_task": _PERIODIC,
-    "Beat": _PERIODIC,
+    "add_periodic_task": PERIODIC,
+    "Beat": PERIODIC,
     "events": "[plugins] enable names observers, which hear of every task",
     "backend": "app.AsyncResult(id) reads results",
     "connection": "`engine check` tries the broker",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from engine.app.absent import PERIODIC
 from engine.errors import ConfigError
 
 EAGER = ("task_always_eager", "task_eager_propagates")
@@ -36,7 +37,6 @@ MOVED: Mapping[str, tuple[str, str]] = {
     "include": ("engine", "include"),
 }
 """Section and key of what has another name here."""
-_PERIODIC = "periodic tasks are not built: let cron run `engine send NAME`"
 _ABSOLUTE = "leave it out: times are absolute; a naive datetime is UTC"
 _OBSERVERS = "leave it out: [plugins] enable names observers"
 _NO_EXCHANGE = "leave it out: a queue is all there is; task_default_queue is [tasks] queue"
@@ -51,8 +51,8 @@ INSTEAD: Mapping[str, str] = {
     "task_queues": 'no queue is declared: write [worker] queues = ["default", "slow"] for those to fetch from',
     "task_annotations": 'write [tasks."name"] in the TOML file, with the options of that task',
     "task_reject_on_worker_lost": "it is always so with acks_late; [worker] max_crashes says how many times",
-    "beat_schedule": _PERIODIC,
-    "beat_scheduler": _PERIODIC,
+    "beat_schedule": PERIODIC,
+    "beat_scheduler": PERIODIC,
     "broker_transport_options": f"write the options beside url under [broker]; visibility_timeout: {_NO_TIMEOUT}",
     "result_backend_transport_options": "write the options beside url under [results]",
     "worker_prefetch_multiplier": "leave it out: what no child begins within a second goes back to the broker",
