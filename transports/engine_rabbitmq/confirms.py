@@ -197,11 +197,11 @@ class ConfirmChannel:
     def _on_return(self, raw: Any, method: Any, properties: Any, body: bytes) -> None:
         """A message comes back before it is confirmed: it is the first of that address and id."""
         for publication, position, attempt in self._pending.values():
-            item, is_current = publication.items[position], attempt is publication.future
+            item = publication.items[position]
             same = item.key == method.routing_key and item.exchange == method.exchange
             if not same or item.properties.message_id != properties.message_id:
                 continue
-            if not is_current:
+            if attempt is not publication.future:
                 return
             if position not in publication.returned:
                 publication.returned.append(position)
