@@ -289,9 +289,9 @@ def collect(sock: socket.socket) -> bytes:
     data = sock.recv(BUFFER, PEEK)
     if not data:
         return b""
-    begin, size = HEAD.unpack_from(data)
-    if begin != BEGIN:
+    if not data.startswith(BEGIN):
         raise OSError("what came over a slot's pair is no packet")
+    _, size = HEAD.unpack_from(data)
     end = HEAD.size + int(size)
     if data[HEAD.size : end] == MEMFD:
         return receive(sock, most=end)

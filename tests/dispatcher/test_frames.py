@@ -124,3 +124,12 @@ def test_a_reader_that_is_killed_has_consumed_whole_packets(
         check([packet for _, packet in found], sent - len(found))
     assert reads < KILLS, "it was killed in time"
     assert not caplog.records, "nothing was unreadable"
+
+
+@pytest.mark.parametrize("junk", [b"x", b"what is no packet"])
+def test_who_waits_for_an_answer_says_that_it_is_none(junk: bytes) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        ours.send(junk)
+        with pytest.raises(OSError, match="no packet"):
+            wire.collect(theirs)
