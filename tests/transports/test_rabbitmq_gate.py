@@ -186,8 +186,10 @@ def test_what_ran_in_trees_that_were_killed_counts_crashes(site: Site) -> None:
         result.get(timeout=20)
     assert "it runs again (crash 1)" in site.engines[1].log
     assert "it runs again (crash 2)" in site.engines[2].log
-    letter = site.client.client.broker(lambda transport: transport.dead_letter(result.id))
-    assert letter is not None
+    # The result is written before the message ends: the dead letter comes after what `get` has seen.
+    letter = wait_for(
+        lambda: site.client.client.broker(lambda transport: transport.dead_letter(result.id)), "the dead letter"
+    )
     assert (letter.reason.partition(":")[0], letter.crashes) == ("crash limit", 3)
     assert site.started()[result.id] == 3
     assert last.stop() == 0
