@@ -16,7 +16,7 @@ from sqlite_rig import SqliteRig
 from engine.contract import Ack, Dead, Envelope
 from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, TransportError
 from engine_sqlite import SqliteResults, SqliteTransport, faults
-from engine_sqlite.schema import VERSION
+from engine_sqlite.schema import VERSION, is_current
 from engine_sqlite.session import Session
 
 
@@ -112,6 +112,23 @@ def _damaged(path: Path) -> str:
         file.seek(3 * 4096)
         file.write(os.urandom(20 * 4096))
     return "damaged"
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_tables_that_another_process_creates_while_it_looks_are_its_own(rig: SqliteRig, step: int) -> None:
+    connection = sqlite3.connect(rig.path, isolation_level=None)
+    steps: list[str] = []
+
+    def begins(statement: str) -> None:
+        steps.append(statement)
+        if len(steps) == step:
+            rig.transport.publish([Envelope(id="a", body=b"")])
+
+    connection.set_trace_callback(begins)
+    is_current(connection, str(rig.path))
+    connection.set_trace_callback(None)
+    assert is_current(connection, str(rig.path)) == (len(steps) >= step)
+    connection.close()
 
 
 @pytest.mark.parametrize("spoil", [_no_folder, _is_folder, _garbage, _foreign_tables, _newer_version, _damaged])

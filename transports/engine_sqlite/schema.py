@@ -88,11 +88,14 @@ CREATE INDEX result_expires ON result (expires);
 
 
 def is_current(connection: sqlite3.Connection, path: str) -> bool:
-    """Says whether the file has this version's tables; False: it is empty. Raises ConfigError for another's file."""
-    if _pragma(connection, "application_id") != APPLICATION:
-        if _pragma(connection, "schema_version"):
-            raise ConfigError(f"{path} holds the tables of another program: name a file of its own for the engine")
+    """Says whether the file has this version's tables; False: it is empty. Raises ConfigError for another's file.
+
+    Outside a transaction, another process may create them between two reads. So it is looked first whether there are
+    tables: all that is read later was written in the same transaction."""
+    if not _pragma(connection, "schema_version"):
         return False
+    if _pragma(connection, "application_id") != APPLICATION:
+        raise ConfigError(f"{path} holds the tables of another program: name a file of its own for the engine")
     version = _pragma(connection, "user_version")
     if version != VERSION:
         raise ConfigError(f"{path} has the tables of version {version}, this engine those of {VERSION}: update it")
