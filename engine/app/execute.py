@@ -147,7 +147,7 @@ class _Execution:
             self._after_return(SUCCESS, value, None)
         return Outcome(
             run.sequence,
-            run.generation,
+            run.number,
             message.id,
             task.name,
             run.queue,
@@ -366,7 +366,7 @@ def _outcome_of(
 ) -> Outcome:
     return Outcome(
         sequence=run.sequence,
-        generation=run.generation,
+        run=run.number,
         id=message.id,
         task=task.name,
         queue=run.queue,

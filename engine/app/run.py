@@ -13,7 +13,7 @@ class Run(Protocol):
     """Who runs a message: a child, or `EagerRun`. One object may serve one run after another."""
 
     sequence: int
-    generation: int
+    number: int
     queue: str
     claim: bytes
     """Empty: there is nothing to settle (acknowledged before it started, or eager)."""
@@ -48,7 +48,7 @@ class EagerRun:
 
     def __init__(self, queue: str, hostname: str) -> None:
         self.sequence = 0
-        self.generation = 0
+        self.number = 0
         self.queue = queue
         self.claim = b""
         self.deliveries = 1

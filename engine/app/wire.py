@@ -77,8 +77,8 @@ class Outcome(msgspec.Struct, frozen=True, tag=2, array_like=True):
     """Child to dispatcher: how a run ended. The commit point of the run. Enough to settle without any other memory."""
 
     sequence: int
-    generation: int
-    """Of the slot (its GENERATION word on the board) while the run lasted."""
+    run: int
+    """Its number in the slot (the board's RUN word)."""
     id: str
     task: str
     queue: str
@@ -134,7 +134,7 @@ class Death(msgspec.Struct, frozen=True, tag=6, array_like=True):
     slot: int
     pid: int
     spawn: int
-    generation: int
+    run: int
     sequence: int
     id: str
     claim: bytes

@@ -6,8 +6,8 @@ One slot of 512 bytes per child. Surprising facts this rests on:
 - What is read while a child runs only decides *when to look*; decisions to kill are taken from a stopped child.
 - Each word has one writer: the child, except OWNER and ASKED, which are the supervisor's.
 - A child writes deadlines last at a task's start and zeroes them first at its end, so a deadline on the board belongs
-  to the GENERATION beside it. That word counts the tasks which the slot has had, whichever child was in it, and never
-  goes back. (It has nothing to do with a template generation, which is one import of the app.)
+  to the RUN beside it. That word counts the runs which the slot has had, whichever child was in it, and never goes
+  back.
 - Nobody looks at regular intervals: the supervisor publishes in NEXT_LOOK until when it means to sleep, and a child
   that writes an earlier deadline rings the bell (an eventfd).
 """
@@ -25,7 +25,7 @@ SLOT_WORDS: Final = SLOT_BYTES // 8
 # Words written by the child.
 STATE: Final = 0
 SEQUENCE: Final = 1
-GENERATION: Final = 2
+RUN: Final = 2
 STARTED_NS: Final = 3
 SOFT_NS: Final = 4
 HARD_NS: Final = 5
@@ -33,7 +33,7 @@ MEMORY_LIMIT: Final = 6
 BASE_MEMORY: Final = 7
 TASKS_DONE: Final = 8
 RAISED: Final = 9
-"""(generation << 3 | reason) of the last interruption that was raised in a task."""
+"""(run << 3 | reason) of the last interruption that was raised in a task."""
 LIMIT_MS: Final = 10
 """The hard limit itself, in milliseconds, for the report."""
 SPAWN: Final = 11
@@ -42,7 +42,7 @@ TASK: Final = 12
 # Words written by the supervisor.
 OWNER: Final = 16
 ASKED: Final = 17
-"""(generation << 3 | reason): please raise this in the task of that generation."""
+"""(run << 3 | reason): please raise this in that run."""
 # Bytes written by the child: length byte and text.
 CLAIM_AT: Final = 160
 CLAIM_MAX: Final = 64
@@ -122,17 +122,17 @@ class Slot:
     # Written by the child.
 
     def begin(self, sequence: int, claim: bytes, task_id: bytes, task: int) -> int:
-        """Says that a task is in hand; returns its generation. Deadlines follow with `set_deadlines`."""
+        """Says that a task is in hand; returns the number of its run. Deadlines follow with `set_deadlines`."""
         words, at = self._words, self._at
-        generation = words[at + GENERATION] + 1
+        run = words[at + RUN] + 1
         self._put(CLAIM_AT, claim)
         self._put(ID_AT, task_id[:ID_MAX])
         words[at + STARTED_NS] = time.monotonic_ns()
         words[at + SEQUENCE] = sequence
         words[at + TASK] = task
-        words[at + GENERATION] = generation
+        words[at + RUN] = run
         words[at + STATE] = RUNNING
-        return generation
+        return run
 
     def set_deadlines(self, soft_ns: int, hard_ns: int, limit_ms: int, memory_limit: int) -> None:
         """Starts the limits of the task in hand (monotonic ns and bytes, 0: none)."""
@@ -170,11 +170,11 @@ class Slot:
         return self._get(ID_AT, ID_MAX).decode(errors="replace")
 
     def reset(self) -> None:
-        """Empties the slot for its next child; GENERATION goes on. Supervisor, when no child is in it."""
-        generation = self[GENERATION]
+        """Empties the slot for its next child; RUN goes on. Supervisor, when no child is in it."""
+        run = self[RUN]
         for word in range(SLOT_WORDS):
             self[word] = 0
-        self[GENERATION] = generation
+        self[RUN] = run
 
     def _put(self, at: int, data: bytes) -> None:
         start = self._byte + at

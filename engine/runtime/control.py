@@ -97,8 +97,8 @@ class Interrupt(msgspec.Struct, frozen=True, tag=12, array_like=True):
     that does not end it."""
 
     slot: int
-    generation: int
-    """Of the slot (its GENERATION word): another task of the slot is left alone."""
+    run: int
+    """Its number in the slot (the board's RUN word): another run is left alone."""
 
 
 Control: TypeAlias = (

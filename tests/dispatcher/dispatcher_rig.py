@@ -86,7 +86,7 @@ class Child:
         message = Message.decode(packet.body)
         values = {
             "sequence": packet.sequence,
-            "generation": self.slot[words.GENERATION],
+            "run": self.slot[words.RUN],
             "id": message.id,
             "task": message.task,
             "queue": packet.queue,
@@ -107,7 +107,7 @@ class Child:
             "slot": self.slot.index,
             "pid": 4711,
             "spawn": 1,
-            "generation": self.slot[words.GENERATION],
+            "run": self.slot[words.RUN],
             "sequence": packet.sequence if packet else 0,
             "id": message.id if message else "",
             "claim": packet.claim if packet else b"",

@@ -222,7 +222,7 @@ def record_of(task: Message, state: str = SUCCESS, *, final: bool = True) -> Rec
 
 def death_of(run: Run) -> wire.Death:
     """Returns the death of a child in its run."""
-    return wire.Death(run.slot, 4711, 1, run.generation, run.sequence, run.id, run.claim, "died", "SIGKILL")
+    return wire.Death(run.slot, 4711, 1, run.number, run.sequence, run.id, run.claim, "died", "SIGKILL")
 
 
 def without(mark: Mark, **fields: object) -> Mark:

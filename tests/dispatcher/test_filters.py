@@ -189,6 +189,6 @@ def test_terminate_asks_the_supervisor_to_interrupt(rig: Rig) -> None:
     child = rig.children[1]
     child.take()
     rig.served.transport.broadcast(commands.encode(commands.Revoke(["a"], terminate=True)))
-    assert rig.hear() == control.Interrupt(1, child.slot[words.GENERATION])
+    assert rig.hear() == control.Interrupt(1, child.slot[words.RUN])
     rig.served.transport.broadcast(b"something else")
     rig.logged("a command that this version does not know")

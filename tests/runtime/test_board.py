@@ -24,10 +24,10 @@ def rings(board: Board) -> bool:
 
 def test_a_task_in_hand_is_told_whole(board):
     slot = board.slot(2)
-    generation = slot.begin(77, b"claim-7", "id-\u00e9".encode(), 5)
+    run = slot.begin(77, b"claim-7", "id-\u00e9".encode(), 5)
     assert (slot[words.STATE], slot[words.SEQUENCE], slot[words.TASK]) == (words.RUNNING, 77, 5)
     assert (slot.claim, slot.task_id) == (b"claim-7", "id-\u00e9")
-    assert generation == 1
+    assert run == 1
     assert slot.begin(78, b"", b"x", 0) == 2
     assert (slot.claim, slot.task_id) == (b"", "x")
 

@@ -5,8 +5,8 @@ from engine.runtime.supervisor import limits
 from engine.runtime.supervisor.limits import Reading
 
 
-def asked(generation: int, reason: int) -> int:
-    return generation << REASON_BITS | reason
+def asked(run: int, reason: int) -> int:
+    return run << REASON_BITS | reason
 
 
 def test_nothing_runs_so_nothing_is_due_ever():

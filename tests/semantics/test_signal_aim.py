@@ -16,7 +16,7 @@ from engine.runtime.child.child_run import ChildRun
 
 @pytest.fixture
 def run() -> Iterator[ChildRun]:
-    """A child's run: generation 5, with a soft limit of 2 s."""
+    """A child's run: number 5, with a soft limit of 2 s."""
     board = Board(1)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     made = ChildRun(board.slot(0), theirs, hostname="host", worker="worker")
@@ -26,8 +26,8 @@ def run() -> Iterator[ChildRun]:
     theirs.close()
 
 
-def ask(run: ChildRun, generation: int, reason: int) -> None:
-    run._slot[ASKED] = generation << REASON_BITS | reason
+def ask(run: ChildRun, number: int, reason: int) -> None:
+    run._slot[ASKED] = number << REASON_BITS | reason
 
 
 def signalled(run: ChildRun) -> str:

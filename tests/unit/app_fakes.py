@@ -129,7 +129,7 @@ class FakeRun:
 
     def __init__(self, claim: bytes = b"claim", deliveries: int = 1, crashes: int = 0) -> None:
         self.sequence = 7
-        self.generation = 3
+        self.number = 3
         self.queue = "default"
         self.claim = claim
         self.deliveries = deliveries

@@ -37,7 +37,7 @@ def test_a_value(bench: Bench) -> None:
     outcome = bench.run()
     assert outcome.settlement == Ack(b"claim", outcome.settlement.record)
     assert (outcome.state, outcome.id, outcome.task) == (states.SUCCESS, result.id, add.name)
-    assert (outcome.sequence, outcome.generation, outcome.queue, outcome.deliveries) == (7, 3, "default", 1)
+    assert (outcome.sequence, outcome.run, outcome.queue, outcome.deliveries) == (7, 3, "default", 1)
     assert result.get(timeout=0) == 3
     assert body(outcome).worker == "worker-1"
 

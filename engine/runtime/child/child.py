@@ -168,15 +168,15 @@ class Child:
             self._report(_from_end(handout, message, ends.unknown_task(message, handout)))
             return
         index = self._index.get(task.name, -1)
-        generation = slot.begin(handout.sequence, handout.claim, message.id.encode(), index)
+        number = slot.begin(handout.sequence, handout.claim, message.id.encode(), index)
         self._in_hand = message
-        self._execute(handout, message, task, generation)
+        self._execute(handout, message, task, number)
         self._in_hand = None
 
-    def _execute(self, handout: wire.Handout, message: Message, task: Task[..., Any], generation: int) -> None:
+    def _execute(self, handout: wire.Handout, message: Message, task: Task[..., Any], number: int) -> None:
         run, slot = self._run, self._slot
         limits = task.limits(message)
-        run.begin(handout, generation, limits.soft_time_limit or 0.0)
+        run.begin(handout, number, limits.soft_time_limit or 0.0)
         if handout.end is not None:
             hooks_limit = min(limits.time_limit or HOOKS_LIMIT, LONGEST_LIMIT)
             slot.set_deadlines(0, time.monotonic_ns() + int(hooks_limit * 1e9), int(hooks_limit * 1000), 0)
@@ -261,7 +261,7 @@ def _not_run(
 ) -> wire.Outcome:
     return wire.Outcome(
         sequence=handout.sequence,
-        generation=0,
+        run=0,
         id=message.id if message else "",
         task=message.task if message else "",
         queue=handout.queue,

@@ -1,8 +1,8 @@
 """Runs in a child: the run of one task after another, and the only place where a limit or an interruption is raised.
 
-The supervisor writes (generation, reason) to the slot's ASKED word and sends INTERRUPT. The handler raises only when
+The supervisor writes (run, reason) to the slot's ASKED word and sends INTERRUPT. The handler raises only when
 
-- the generation is the one that runs: a signal that comes late can not hit the next task;
+- it is the run in hand: a signal that comes late can not hit the next task;
 - `ChildRun.invoke` is on the stack: then whatever is raised comes up in the user's function or in code that it called,
   and never in the engine's own code that decodes arguments or reports a result;
 - this reason, or a stronger one, was not raised in this run before.
@@ -38,7 +38,7 @@ class ChildRun:
 
     def __init__(self, slot: Slot, link: socket.socket, *, hostname: str, worker: str) -> None:
         self.sequence = 0
-        self.generation = 0
+        self.number = 0
         self.queue = ""
         self.claim = b""
         self.deliveries = 1
@@ -60,10 +60,10 @@ class ChildRun:
         """Installs the handler."""
         signal.signal(signals.INTERRUPT, self.handle)
 
-    def begin(self, handout: wire.Handout, generation: int, soft_limit: float) -> None:
+    def begin(self, handout: wire.Handout, number: int, soft_limit: float) -> None:
         """Makes ready for the next run."""
         self.sequence = handout.sequence
-        self.generation = generation
+        self.number = number
         self.queue = handout.queue
         self.claim = handout.claim
         self.deliveries = handout.deliveries
@@ -80,7 +80,7 @@ class ChildRun:
     def invoke(self, call: Callable[[], Any]) -> Any:
         """Calls the user's function."""
         asked = self._slot[ASKED]
-        if asked and asked >> REASON_BITS == self.generation:
+        if asked and asked >> REASON_BITS == self.number:
             self._act(asked & _MASK, None)
         return call()
 
@@ -107,7 +107,7 @@ class ChildRun:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The handler of INTERRUPT."""
         asked = self._slot[ASKED]
-        if asked >> REASON_BITS == self.generation and _is_inside(frame):
+        if asked >> REASON_BITS == self.number and _is_inside(frame):
             self._act(asked & _MASK, frame)
 
     def _act(self, reason: int, frame: FrameType | None) -> None:
@@ -117,7 +117,7 @@ class ChildRun:
             self._waiting = max(self._waiting, reason)
             return
         self._raised = reason
-        self._slot[RAISED] = self.generation << REASON_BITS | reason
+        self._slot[RAISED] = self.number << REASON_BITS | reason
         error: ControlFlow
         if reason == SOFT:
             self._tell_stack(frame)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from engine.runtime.board import (
     EMPTY,
-    GENERATION,
     OWNER,
     REPORTING,
+    RUN,
     RUNNING,
     SEQUENCE,
     SLOT_WORDS,
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     sequence: int
     claim: bytes
     id: str
-    generation: int
+    number: int
     task: int
     """Index of the task in its template generation's registry."""
 
@@ -80,9 +80,7 @@ class Crew:
             if self._words[at + STATE] in (RUNNING, REPORTING):
                 slot = self._board.slot(index)
                 words = self._words
-                yield Run(
-                    index, words[at + SEQUENCE], slot.claim, slot.task_id, words[at + GENERATION], words[at + TASK]
-                )
+                yield Run(index, words[at + SEQUENCE], slot.claim, slot.task_id, words[at + RUN], words[at + TASK])
 
     def begun(self, slot: int) -> int | None:
         """Returns the sequence that the child in this slot has in hand, or None."""

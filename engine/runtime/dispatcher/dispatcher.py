@@ -308,7 +308,7 @@ class Dispatcher:
         self._letters.look_through()
 
     def _interrupt(self, run: Run) -> None:
-        control.tell(self._wiring.control, control.Interrupt(run.slot, run.generation))
+        control.tell(self._wiring.control, control.Interrupt(run.slot, run.number))
 
     # The end.
 

@@ -239,7 +239,7 @@ class Outcomes:
         desk.crew.end(entry.journal.slot, death.sequence)
         held = desk.handoff.inflight.pop(death.sequence, None)
         if held is None and not death.claim:
-            held = self._inheritance.early_run(Run(death.slot, death.sequence, b"", death.id, death.generation, -1))
+            held = self._inheritance.early_run(Run(death.slot, death.sequence, b"", death.id, death.run, -1))
         if held is not None and held.end is not None:
             log.error("hooks are lost: the child that ran them died: %s", death.cause, extra=held.fields)
             self._done(entry)

@@ -45,11 +45,11 @@ class Child:
 
 @dataclass(frozen=True)
 class Sentence:
-    """Why the supervisor kills a child, and at which of its tasks that is aimed."""
+    """Why the supervisor kills a child, and at which of its runs that is aimed."""
 
     why: str
-    generation: int
-    """Of the slot: the task that the kill is aimed at."""
+    run: int
+    """Its number in the slot."""
     limit: float = 0.0
     used: float = 0.0
 

@@ -104,7 +104,7 @@ class Undertaker:
 
     def _death(self, child: Child, pid: int, cause: str) -> wire.Death:
         slot, sentence = self._board.slot(child.slot), child.sentence
-        generation = slot[words.GENERATION]
+        run = slot[words.RUN]
         busy = slot[words.STATE] in (words.RUNNING, words.REPORTING)
         if sentence is None:
             what = f"running {self._name_of(child)}" if busy else "waiting for a task"
@@ -113,16 +113,16 @@ class Undertaker:
             slot=child.slot,
             pid=pid,
             spawn=child.spawn,
-            generation=generation,
+            run=run,
             sequence=slot[words.SEQUENCE] if busy else 0,
             id=slot.task_id if busy else "",
             claim=slot.claim if busy else b"",
             why=sentence.why if sentence else "died",
             cause=cause,
-            aimed=sentence is None or sentence.generation == generation,
+            aimed=sentence is None or sentence.run == run,
             limit=sentence.limit if sentence else 0.0,
             used=sentence.used if sentence else 0.0,
-            soft_raised=slot[words.RAISED] >> words.REASON_BITS == generation,
+            soft_raised=slot[words.RAISED] >> words.REASON_BITS == run,
             runtime=(time.monotonic_ns() - slot[words.STARTED_NS]) / 1e9 if busy else 0.0,
         )
 

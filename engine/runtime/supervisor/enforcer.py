@@ -1,7 +1,7 @@
 """Runs in the supervisor: THE place that interrupts and kills children. The rules are in `limits`.
 
-Soft limit, shutdown, revoke: (generation, reason) is written to the slot's ASKED word and INTERRUPT is sent; the child
-raises only if it still runs that generation. Hard limit and memory limit: stop, look, kill. All that look late are
+Soft limit, shutdown, revoke: (run, reason) is written to the slot's ASKED word and INTERRUPT is sent; the child
+raises only if that run is still in hand. Hard limit and memory limit: stop, look, kill. All that look late are
 stopped first, each slot is read again when its stop is confirmed, and only a child that is still at the same task, and
 still late, is killed with its whole family; any other goes on.
 """
@@ -44,26 +44,26 @@ class Enforcer:
         """Asks and kills all that are due."""
         due = self.look()
         for reading in due.soft:
-            self.ask(reading.slot, reading.generation, SOFT)
+            self.ask(reading.slot, reading.run, SOFT)
         large = [reading for reading in due.memory if self._growth(reading) > reading.memory_limit]
         if due.hard or large:
             self._stop_look_kill(due.hard, large)
 
-    def ask(self, slot: int, generation: int, reason: int) -> None:
-        """Asks the child in a slot to raise ``reason`` in the task of that generation; once, and never a weaker one."""
+    def ask(self, slot: int, run: int, reason: int) -> None:
+        """Asks the child in a slot to raise ``reason`` in that run; once, and never a weaker one."""
         child, place = self._pool.children[slot], self._board.slot(slot)
-        if not child.pid or Reading(slot, generation, asked=place[words.ASKED]).was_asked(reason):
+        if not child.pid or Reading(slot, run, asked=place[words.ASKED]).was_asked(reason):
             return
-        place[words.ASKED] = generation << REASON_BITS | reason
+        place[words.ASKED] = run << REASON_BITS | reason
         os.kill(child.pid, signals.INTERRUPT)
 
     def running(self) -> list[tuple[Child, int]]:
-        """Returns the children that run a task, and its generation."""
+        """Returns the children that run a task, and the number of the run."""
         found = []
         for child in self._pool.living():
             slot = self._board.slot(child.slot)
             if slot[words.STATE] in (words.RUNNING, words.REPORTING):
-                found.append((child, slot[words.GENERATION]))
+                found.append((child, slot[words.RUN]))
         return found
 
     def execute(self, sentences: dict[int, Sentence]) -> None:
@@ -108,10 +108,10 @@ class Enforcer:
         stopped = limits.read(slot)
         now = time.monotonic_ns()
         if is_large and (unconfirmed or limits.still_there(before, stopped)):
-            return Sentence("memory_limit", before.generation, before.memory_limit, self._growth(before))
+            return Sentence("memory_limit", before.run, before.memory_limit, self._growth(before))
         if unconfirmed or limits.still_late(before, stopped, now):
             used = (now - slot[words.STARTED_NS]) / 1e9
-            return Sentence("time_limit", before.generation, slot[words.LIMIT_MS] / 1000, used)
+            return Sentence("time_limit", before.run, slot[words.LIMIT_MS] / 1000, used)
         return None
 
     def _await_stops(self, slots: set[int]) -> set[int]:

@@ -21,7 +21,7 @@ class Reading:
     """What a slot said."""
 
     slot: int
-    generation: int
+    run: int
     soft_ns: int = 0
     hard_ns: int = 0
     memory_limit: int = 0
@@ -29,8 +29,8 @@ class Reading:
     asked: int = 0
 
     def was_asked(self, reason: int) -> bool:
-        """Was this generation asked to end for this reason, or a stronger one?"""
-        return self.asked >> REASON_BITS == self.generation and self.asked & (1 << REASON_BITS) - 1 >= reason
+        """Was this run asked to end for this reason, or a stronger one?"""
+        return self.asked >> REASON_BITS == self.run and self.asked & (1 << REASON_BITS) - 1 >= reason
 
 
 @dataclass
@@ -49,10 +49,10 @@ class Due:
 
 def read(slot: Slot) -> Reading:
     """Reads one slot."""
-    generation = slot[words.GENERATION]
+    run = slot[words.RUN]
     return Reading(
         slot.index,
-        generation,
+        run,
         slot[words.SOFT_NS],
         slot[words.HARD_NS],
         slot[words.MEMORY_LIMIT],
@@ -83,9 +83,9 @@ def look(readings: Iterable[Reading], now_ns: int) -> Due:
 
 def still_late(before: Reading, stopped: Reading, now_ns: int) -> bool:
     """Is the stopped child still at the task that was late, and is that still late?"""
-    return stopped.generation == before.generation and 0 < stopped.hard_ns <= now_ns
+    return stopped.run == before.run and 0 < stopped.hard_ns <= now_ns
 
 
 def still_there(before: Reading, stopped: Reading) -> bool:
     """Is the stopped child still at the task that was too large?"""
-    return stopped.generation == before.generation and stopped.memory_limit > 0
+    return stopped.run == before.run and stopped.memory_limit > 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from engine.app.config.durations import brief
 from engine.runtime import control
-from engine.runtime.board import GENERATION, SHUTDOWN
+from engine.runtime.board import RUN, SHUTDOWN
 from engine.runtime.processes import Exit
 from engine.runtime.supervisor.children import Sentence, Stage
 from engine.runtime.supervisor.generations import Phase
@@ -109,9 +109,9 @@ class Shutdown:
             self._supervisor.dispatcher.wanted = False
             self._status = self._status or end.status
 
-    def revoke(self, slot: int, generation: int) -> None:
+    def revoke(self, slot: int, run: int) -> None:
         """Notes that a revoked task was interrupted, to kill it if it does not end."""
-        self._revoked[slot] = (generation, time.monotonic() + GRACE)
+        self._revoked[slot] = (run, time.monotonic() + GRACE)
 
     def next_event(self, now: float) -> float:
         """Returns when `advance` has something to do: a monotonic time."""
@@ -148,15 +148,15 @@ class Shutdown:
     def _press(self, now: float) -> None:
         """Interrupts what runs; kills it when the grace is over."""
         supervisor = self._supervisor
-        for child, generation in supervisor.enforcer.running():
-            supervisor.enforcer.ask(child.slot, generation, SHUTDOWN)
+        for child, run in supervisor.enforcer.running():
+            supervisor.enforcer.ask(child.slot, run, SHUTDOWN)
         if now < self._deadline:
             return
         self._deadline = now + GRACE
         doomed = [child for child in supervisor.pool.living() if child.sentence is None]
         if doomed:
             self._status = self._status or 1
-            boards = {child.slot: supervisor.board.slot(child.slot)[GENERATION] for child in doomed}
+            boards = {child.slot: supervisor.board.slot(child.slot)[RUN] for child in doomed}
             supervisor.enforcer.execute({slot: Sentence("shutdown", number) for slot, number in boards.items()})
 
     def _finish(self, now: float) -> None:
@@ -184,13 +184,13 @@ class Shutdown:
 
     def _kill_revoked(self, now: float) -> None:
         supervisor = self._supervisor
-        for slot, (generation, at) in list(self._revoked.items()):
+        for slot, (run, at) in list(self._revoked.items()):
             running = {child.slot: number for child, number in supervisor.enforcer.running()}
-            if running.get(slot) != generation:
+            if running.get(slot) != run:
                 del self._revoked[slot]
             elif now >= at:
                 del self._revoked[slot]
-                supervisor.enforcer.execute({slot: Sentence("revoked", generation)})
+                supervisor.enforcer.execute({slot: Sentence("revoked", run)})
 
 
 def _gone(supervisor: Supervisor, template: int) -> bool:

@@ -348,8 +348,8 @@ class Supervisor:
             if generation_ is not None:
                 generation_.tasks = message.tasks
         elif isinstance(message, control.Interrupt):
-            self.enforcer.ask(message.slot, message.generation, REVOKED)
-            self.shutdown.revoke(message.slot, message.generation)
+            self.enforcer.ask(message.slot, message.run, REVOKED)
+            self.shutdown.revoke(message.slot, message.run)
 
     def _adopt(self, message: control.Spawned) -> None:
         now = time.monotonic()
