@@ -48,6 +48,17 @@ OF_THE_APP: Mapping[str, str] = {
     "loader": "app.import_tasks() imports the modules with tasks, as a worker does",
 }
 """Of an `Engine`."""
+OF_A_TASK: Mapping[str, str] = {
+    "chunks": "write task.map(parts), with a task that takes a list",
+    "starmap": "write app.send_many([task.s(*args) for args in rows])",
+    "replace": "write: return other(...), which runs it here, or other.delay(...), which sends it",
+    "subtask": "write task.s(...), or task.signature(args, kwargs)",
+    "add_to_chord": "send the task, and keep its id with the others'",
+    "backend": "app.AsyncResult(id) reads results",
+    "get_logger": "write logging.getLogger(__name__)",
+    "send_event": "write self.update_state(state=..., meta=...)",
+}
+"""Of a `Task`."""
 OPTIONS: Mapping[str, str] = {
     "routing_key": "write queue=",
     "exchange": "write queue=",

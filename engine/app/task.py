@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from engine.app import codecs, registry, retry
+from engine.app.absent import OF_A_TASK, instead
 from engine.app.calls import arguments, check_call
 from engine.app.context import Request, current, enter_directly, request_of
 from engine.app.failures import ExceptionInfo
@@ -447,7 +448,7 @@ class Task(Generic[P, R]):
                 return getattr(self.options, name)
             if name in _CODE:
                 return getattr(self.code, name)
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_A_TASK)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _find, (self.name,)

@@ -33,6 +33,17 @@ def test_what_an_app_of_celery_has_is_answered_with_what_to_write(bench: Bench, 
     assert absent.OF_THE_APP[name] in str(caught.value)
 
 
+@pytest.mark.parametrize("name", sorted(absent.OF_A_TASK))
+def test_what_a_task_of_celery_has_is_answered_with_what_to_write(bench: Bench, name: str) -> None:
+    @bench.app.task
+    def one() -> None:
+        return None
+
+    with pytest.raises(AttributeError) as caught:
+        getattr(one, name)
+    assert absent.OF_A_TASK[name] in str(caught.value)
+
+
 @pytest.mark.parametrize("name", sorted(absent.OPTIONS))
 def test_options_of_celery_that_are_not_here_are_answered_with_what_to_write(bench: Bench, name: str) -> None:
     @bench.app.task
