@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from engine.errors import BrokerUnavailable
 from engine_rabbitmq import delay_ladder
 from engine_rabbitmq.acks import DeliveryTags
 from engine_rabbitmq.prefetch import MOST, PrefetchSize
 from engine_rabbitmq.subscriptions import Subscriptions
+from engine_rabbitmq.transport import RabbitTransport
 
 FIRST, SECOND = ("first", 0), ("second", 0)
 
@@ -101,3 +103,11 @@ def test_a_message_takes_as_long_as_the_rungs_on_its_way(seconds: float) -> None
     assert seconds <= sum(2**rung * delay_ladder.STEP for rung in rungs) < seconds + delay_ladder.STEP + 1e-6
     assert delay_ladder.target(key) == "a.queue"
     assert "." not in place
+
+
+def test_nobody_who_listens_is_said_without_a_number() -> None:
+    transport = RabbitTransport("amqp://guest:secret@127.0.0.1:1/", options={})
+    with pytest.raises(BrokerUnavailable) as refused:
+        transport.counts(["default"])
+    assert str(refused.value) == "amqp://guest@127.0.0.1:1/: Connection refused"
+    transport.close()

@@ -118,5 +118,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _text(error: BaseException) -> str:
     if isinstance(error, exceptions.AMQPHeartbeatTimeout):
         return "no sign of life from the server"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = str(error) or type(error).__name__
     return f"{type(error).__name__}: {text}" if isinstance(error, exceptions.AMQPError) else text

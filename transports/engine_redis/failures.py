@@ -1,6 +1,7 @@
 """What an error of Redis means to the engine: one table.
 
-An error's first word is its code. Inside a script, Redis before 7 wraps it: "ERR Error running script ...: -OOM ...".
+An error's first word is its code. Inside a script, Redis before 7 wraps it: "ERR Error running script ...: -OOM ...";
+from 7 on it says behind the error in which line of which script.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ _NAMELESS: Final = {
     "CLIENTS": (RECONNECT, "has too many clients (maxclients)"),
 }
 _WRAPPED = re.compile(r": -([A-Z]+) ")
+_PLACE = re.compile(r" script: [0-9a-f]{40}, on @user_script:\d+\.$")
 
 
 def code_of(text: str) -> str:
@@ -76,7 +78,8 @@ def kind_of(text: str) -> str:
 def failure(where: str, text: str, *, checking: bool = False) -> TransportError | ConfigError:
     """Returns the exception for an error reply. ``checking``: the configuration is being looked at, not in use."""
     kind, sentence = _entry(text)
-    message = f"{where} {sentence}: {text}" if sentence else f"{where} answers: {text}"
+    # The place in the script helps with an error that is not in the table, and with no other.
+    message = f"{where} {sentence}: {_PLACE.sub('', text)}" if sentence else f"{where} answers: {text}"
     if kind == CONFIG and checking:
         return ConfigError(message)
     if kind == FULL:
