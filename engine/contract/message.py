@@ -41,7 +41,8 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     """Who publishes, and the number of this publish among all of that producer.
 
     A producer (one client connection, or one child) sends one batch at a time and repeats it, under the same number,
-    until it has an answer. A broker that remembers each producer's last number for an hour drops the repetition.
+    until it has an answer. Its numbers grow, and may leave some out. A broker that remembers each producer's last
+    number for an hour, and writes it in one step with the messages, drops the repetition: a number that is not greater.
     """
 
     producer: str

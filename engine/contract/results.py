@@ -77,9 +77,9 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
 class ResultBackend(ABC):
     """Keeps the latest record of each task for ``expires`` seconds.
 
-    Inside a worker ``store`` is called by the settle lane only, and ``get`` and ``wait`` by the publish lane only; in
-    a client one thread at a time calls any of them. Methods raise BrokerUnavailable when trying again may help and
-    TransportError when it will not.
+    Inside a worker ``store`` is called by the settle lane only, and ``get`` and ``wait`` by the publish lane only, at
+    the same time; in a client one thread at a time calls any of them. Lanes, connections, forks and errors are those of
+    `engine.contract.transport`: each lane has a connection of its own, which may pass from thread to thread.
     """
 
     in_process: ClassVar[bool] = False

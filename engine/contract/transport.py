@@ -10,15 +10,27 @@ Fencing
     ``settle`` has an effect only for a claim that is still held; otherwise it returns the claim as stale.
 
 Lanes
-    A lane is a thread. `Consumer.fetch`, ``renew``, ``reconcile``, ``takeover`` and ``commands`` are only ever called
-    by the fetch lane, ``settle`` only by the settle lane, at the same time. The methods of `Transport` are called by
-    one thread at a time: the publish lane in a worker, the caller's thread (behind a lock) in a client. A broker
-    connection should belong to one lane and be opened by it, at its first use: never in ``__init__``, which may run
-    before a fork.
+    A lane is one thread at a time, and not always the same one. `Consumer.fetch`, ``renew``, ``reconcile``,
+    ``takeover`` and ``commands`` are only ever called by the fetch lane, ``settle`` only by the settle lane, at the
+    same time. The methods of `Transport` are a lane of their own: the publish lane in a worker, the caller's thread
+    (behind a lock) in a client. Each lane has a broker connection of its own. It is never used by two threads at once,
+    but must bear being passed from one to another (`sqlite3` needs ``check_same_thread=False`` for that).
+
+Connecting
+    At the first use, never in ``__init__`` or `Transport.consume`, which may run before a fork. After a fork the child
+    makes objects of its own: those of its parent are neither used nor closed there.
 
 Errors
-    BrokerUnavailable when trying again may help (the engine rebuilds the consumer with backoff), BrokerFull when the
-    broker refuses writes, TransportError when trying again does not help.
+    BrokerUnavailable
+        Trying again may help: no connection, a lock that is held, a server that starts. The engine drops the consumer
+        without ``close``, and makes a new one with backoff; a client tries again too.
+    BrokerFull
+        The broker refuses writes: its disk or memory is full. Nothing was written; fetching and settling go on.
+    TransportError
+        Trying again does not help: no permission, a damaged file, a message that the broker can not carry. Whatever
+        else a client library raises must be translated into one of these.
+    ConfigError
+        The URL or an option is wrong (``__init__``), or the server must not be used as it is (``check``).
 """
 
 from __future__ import annotations
@@ -34,14 +46,16 @@ from engine.contract.results import Record
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a transport can do. The conformance suite fails a flag that says False though the behaviour is there."""
+    """What a transport can do. The conformance suite fails a flag that does not tell the truth, in both directions; but
+    for ``other_hosts``, and ``settles_retry_atomically`` where it says False or ``finds`` does: those are on trust."""
 
     delays: bool = True
     """Does the broker itself hold a message until its ``due``?"""
     prioritises: bool = True
     """Does a higher priority go first, across all queues of a consumer?"""
     publishes_once: bool = False
-    """Is a batch that is repeated under its number published once?"""
+    """Is a batch that is repeated published once? A producer's numbers grow: one that is not greater than its last is a
+    repetition. See `Batch`."""
     settles_retry_atomically: bool = False
     """Do the end of a delivery and its retry become visible in one step?"""
     keeps_claims: bool = False
@@ -91,7 +105,7 @@ class Delivery(msgspec.Struct, frozen=True):
     claim: bytes
     """Opaque, unique to this delivery, at most 64 bytes."""
     deliveries: int = 1
-    """1, and one more for each earlier delivery of this run that counted."""
+    """1, and one more for each earlier delivery of this run that counted. This one is in it."""
     crashes: int = 0
     priority: int = 0
     revoked: bool = False
@@ -122,7 +136,8 @@ class Again(msgspec.Struct, frozen=True, tag=2, array_like=True):
 
 
 class Release(msgspec.Struct, frozen=True, tag=3, array_like=True):
-    """The message goes back to the front of its queue: now, or ``at`` a wall-clock time (then to the end).
+    """The message goes back to where it stood among those of its queue and priority: before all that came after it.
+    With ``at``, a wall-clock time, it comes back then, and to the end of the line.
 
     ``counts``: "delivery" adds one to its deliveries, "crash" one to deliveries and crashes, "nothing" leaves both.
     """
@@ -134,8 +149,8 @@ class Release(msgspec.Struct, frozen=True, tag=3, array_like=True):
 
 
 class Dead(msgspec.Struct, frozen=True, tag=4, array_like=True):
-    """The message becomes a dead letter, kept with ``reason``. ``crashed``: its last run ended by the death of its
-    process, which the letter counts as one crash more."""
+    """The message becomes a dead letter, kept with ``reason``: text of any length that UTF-8 can carry. ``crashed``:
+    its last run ended by the death of its process, which the letter counts as one crash more."""
 
     claim: bytes
     reason: str
@@ -158,12 +173,14 @@ class Reconciled(msgspec.Struct, frozen=True):
 
 
 class TakenOver(msgspec.Struct, frozen=True):
-    """Claims of one dead worker, released to their queues."""
+    """Claims of one dead worker, released to their queues. One who comes too late, because another worker has taken
+    them over, has nothing to tell: it leaves this out. (The engine passes over one without anything in it.)"""
 
     worker: str
     released: int
     dead: Sequence[DeadLetter]
-    """Dead-lettered instead: too many crashes or deliveries. The caller writes their FAILURE records."""
+    """Dead-lettered instead: too many crashes or deliveries. The caller writes their FAILURE records, so each is told
+    of by one worker only: the one that removed it from the claims."""
 
 
 class QueueCounts(msgspec.Struct, frozen=True):
@@ -193,7 +210,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
     reason: str
     died: float
     deliveries: int
+    """As its last `Delivery` said."""
     crashes: int
+    """All of them, also the one that was the end of it."""
     body: bytes
 
 
@@ -229,7 +248,9 @@ class Consumer(ABC):
     @abstractmethod
     def renew(self, started: Collection[bytes]) -> None:
         """Moves the heartbeat. ``started`` are the claims of all runs that have begun: if this worker dies unclean they
-        count a crash. Called every ``dead_after / 10`` s. Fetch lane."""
+        count a crash. What was named once stays started until that claim ends: a set that only grows will do, but the
+        mark belongs to the claim, and a message that is released loses it. Called every ``dead_after / 10`` s. Fetch
+        lane."""
 
     @abstractmethod
     def reconcile(self, held: Collection[bytes]) -> Reconciled:
@@ -238,14 +259,17 @@ class Consumer(ABC):
 
     @abstractmethod
     def takeover(self, max_crashes: int, max_deliveries: int) -> Sequence[TakenOver]:
-        """Releases the claims of workers that are proven dead. Each counts a delivery, and a crash if it had started;
-        with ``max_crashes`` crashes or more than ``max_deliveries`` deliveries it is dead-lettered instead (reason
-        starting with "crash limit" or "delivery limit"). Called every ``dead_after / 10`` s. Fetch lane."""
+        """Releases the claims of workers that are proven dead. Each counts a delivery, and a crash if it had started,
+        and goes back to where it stood. It is dead-lettered instead, with a reason that starts with "crash limit" or
+        "delivery limit", when its crashes, this one counted, are ``max_crashes`` or more, or when the delivery that was
+        lost was its number ``max_deliveries`` or a later one. That letter counts this crash; its ``deliveries`` are
+        those there were, the lost one being the last. Called every ``dead_after / 10`` s. Fetch lane."""
 
     @abstractmethod
     def commands(self) -> Sequence[bytes]:
         """Returns the commands broadcast since the last call; never waits. A waiting ``fetch`` returns early for one.
-        Fetch lane."""
+        The first consumer of a worker hears what is sent from then on. The next one, after a lost connection, should
+        begin where that one ended: to hear a command twice does no harm, to miss one may. Fetch lane."""
 
     @abstractmethod
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[bytes]:
@@ -268,7 +292,7 @@ class Transport(ABC):
 
     def __init__(self, url: str, *, options: Mapping[str, Any]) -> None:
         """Takes the URL and the other keys of ``[broker]``. Must not connect: that happens at the first use. Raises
-        ConfigError for a URL it cannot read."""
+        ConfigError for a URL or an option that it cannot read."""
         self.url = url
 
     @abstractmethod
@@ -290,20 +314,21 @@ class Transport(ABC):
 
     @abstractmethod
     def counts(self, queues: Sequence[str] | None = None) -> Mapping[str, QueueCounts]:
-        """Returns the counts of the queues named, or of all that exist."""
+        """Returns the counts of the queues named, or of all that exist: those with messages or dead letters, and those
+        that are only paused. A queue that is named is in the answer, whether it exists or not."""
 
     @abstractmethod
     def revoke(self, ids: Sequence[str], until: float) -> Sequence[Found]:
         """Records that these ids are not to run, until a wall-clock time: kept at the broker, also while no worker is
-        up. What is found ready or delayed is removed and returned."""
+        up. What is found ready or delayed is removed and returned. Without ``revokes``: does nothing, returns ()."""
 
     @abstractmethod
     def find(self, id: str) -> Found | CannotTell | None:
-        """Says where a message is; None: it is not there."""
+        """Says where a message is; None: it is not there. Without ``finds``: CannotTell()."""
 
     @abstractmethod
     def scheduled(self, limit: int = 100, queue: str | None = None) -> Sequence[Scheduled]:
-        """Returns delayed messages, soonest first."""
+        """Returns delayed messages, soonest first. Without ``lists_scheduled``: ()."""
 
     @abstractmethod
     def dead(self, limit: int = 100, queue: str | None = None) -> Sequence[DeadLetter]:
@@ -315,7 +340,8 @@ class Transport(ABC):
 
     @abstractmethod
     def replay(self, ids: Sequence[str]) -> int:
-        """Puts dead letters back into their queues, crashes set to 0, deliveries going on; returns how many."""
+        """Puts dead letters back into their queues, crashes set to 0, deliveries going on; returns how many. One whose
+        id is alive again stays a dead letter, where that can be known (``finds``), and is not counted."""
 
     @abstractmethod
     def drop(self, ids: Sequence[str]) -> int:
@@ -331,7 +357,8 @@ class Transport(ABC):
 
     @abstractmethod
     def broadcast(self, command: bytes) -> None:
-        """Sends a command (at most 64 KiB) to every worker that is up."""
+        """Sends a command (at most 64 KiB) to every worker that is up. Without ``broadcasts``: does nothing, and
+        `Consumer.commands` returns ()."""
 
     def check(self) -> Sequence[str]:
         """Connects, and returns what an operator should know (a sentence each). Called by ``engine check`` and at boot.

@@ -156,7 +156,7 @@ class Folder:
     def bury(self, ticket: Ticket, source: Path, reason: str, **changes: Any) -> DeadLetter:
         """Makes a claimed message a dead letter; an earlier one of the same id gives way to it."""
         former = [letter for letter in self.tickets(self.dead) if letter.digest == ticket.digest]
-        (self.bodies / f"{ticket.body}.reason").write_bytes(reason.encode(errors="replace"))
+        (self.bodies / f"{ticket.body}.reason").write_bytes(reason.encode())
         buried = self.move(ticket, source, self.dead, order=time.time_ns(), claim="", **changes)
         for letter in former:
             self.remove(letter, self.dead)
@@ -439,7 +439,8 @@ class SpoolConsumer(Consumer):
         # Outside of the lock: it may take a tenth of a second to be sure.
         dead = self._watch.dead([(Worker(**entry["worker"]), entry["beat"]) for entry in signed])
         with self._folder.locked():
-            return [self._take_over(id, started[id], max_crashes, max_deliveries) for id in dead]
+            left = [id for id in dead if (self._folder.workers / quote(id, safe="")).exists()]
+            return [self._take_over(id, started[id], max_crashes, max_deliveries) for id in left]
 
     def _take_over(self, id: str, started: Sequence[str], max_crashes: int, max_deliveries: int) -> TakenOver:
         folder, released, letters = self._folder, 0, []
