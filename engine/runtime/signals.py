@@ -50,8 +50,8 @@ def blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Inbox:
-    """The supervisor's signals as events: a descriptor to poll, and the numbers that came."""
+class SignalPipe:
+    """The supervisor's signals as events (a self-pipe): a descriptor to poll, and the numbers that came."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

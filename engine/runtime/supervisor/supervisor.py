@@ -25,7 +25,7 @@ from engine.runtime import control, spawn
 from engine.runtime.board import FOREVER, REVOKED, Board
 from engine.runtime.log import LogWriter
 from engine.runtime.processes import Exit
-from engine.runtime.signals import Inbox
+from engine.runtime.signals import SignalPipe
 from engine.runtime.supervisor import launch, status
 from engine.runtime.supervisor.children import Child, Pool, Stage
 from engine.runtime.supervisor.commands import ControlSocket
@@ -78,7 +78,7 @@ class Supervisor:
         self.lanes = LanesWatch(self.board)
         self.reload = Reload(self)
         self.shutdown = Shutdown(self)
-        self.inbox: Inbox | None = None
+        self.signals: SignalPipe | None = None
         self._on_terminal = os.isatty(2)
         self.booted = False
         self.status: int | None = None
@@ -86,7 +86,7 @@ class Supervisor:
     def run(self) -> int:
         """Runs the engine until it has shut down; returns the exit status."""
         spawn.become_subreaper()
-        self.inbox = Inbox()
+        self.signals = SignalPipe()
         # What is here now is here for good. A collection that walked over it would write to every page of it, and so
         # end its sharing with the processes forked from this one.
         gc.collect()
@@ -158,8 +158,8 @@ class Supervisor:
     # One round.
 
     def _hear_signals(self) -> None:
-        assert self.inbox is not None, "run() made it"
-        came = self.inbox.take()
+        assert self.signals is not None, "run() made it"
+        came = self.signals.take()
         if signal.SIGQUIT in came:
             self.shutdown.quick("QUIT")
         elif signal.SIGTERM in came:
@@ -303,9 +303,9 @@ class Supervisor:
     def _poll(self, timeout: float) -> None:
         """Waits for events, and acts on them. The set of descriptors is made anew each time: it changes often, and a
         connection that was handed to the dispatcher lives on after it was closed here."""
-        assert self.inbox is not None, "run() made it"
+        assert self.signals is not None, "run() made it"
         poller = select.poll()
-        for fd in (self.inbox.fileno(), self.board.bell, *self.plant.commands.fds()):
+        for fd in (self.signals.fileno(), self.board.bell, *self.plant.commands.fds()):
             poller.register(fd, select.POLLIN)
         for service in self._services():
             if service.fd >= 0:
