@@ -25,7 +25,7 @@ import msgspec
 import pytest
 
 from engine.contract import Record, ResultBackend
-from engine.testing.transport_suite_kit import wait_for
+from engine.testing.transport_suite_kit import LONGEST_WAIT, SOON, Waiting, wait_for
 
 _STORE = """
 import importlib, json, sys
@@ -147,10 +147,10 @@ class ResultsSuite:
         other = self.another(results)
         results.store([_record(state="STARTED")])
         with ThreadPoolExecutor(1) as client:
-            waiting = client.submit(lambda: list(results.wait(["id"], 60)))
+            waiting = Waiting(client, lambda: list(results.wait(["id"], LONGEST_WAIT)), "wait()")
             other.store([_record(state="SUCCESS")])
             other.store([_record(state="SUCCESS", final=True, body=b"end")])
-            assert [record.body for record in waiting.result(15)] == [b"end"]
+            assert [record.body for record in waiting.result("the store of a final record")] == [b"end"]
         other.close()
 
     def test_wait_yields_each_as_it_comes(self, results: ResultBackend) -> None:
@@ -160,7 +160,7 @@ class ResultsSuite:
         seen = threading.Semaphore(0)
 
         def wait() -> None:
-            for record in results.wait(ids, 60):
+            for record in results.wait(ids, 4 * LONGEST_WAIT):
                 yielded.append(record.id)
                 seen.release()
 
@@ -168,8 +168,8 @@ class ResultsSuite:
         client.start()
         for id in ids:
             other.store([_record(id, final=True)])
-            assert seen.acquire(timeout=15), f"{id} was not yielded; {yielded} were"
-        client.join(15)
+            assert seen.acquire(timeout=SOON), f"{id} was not yielded within {SOON:g} s of its store; {yielded} were"
+        client.join(SOON)
         assert yielded == ids
         other.close()
 
@@ -177,9 +177,9 @@ class ResultsSuite:
         if results.in_process:
             pytest.skip("no other process can store here")
         with ThreadPoolExecutor(1) as client:
-            waiting = client.submit(lambda: list(results.wait(["afar"], 60)))
+            waiting = Waiting(client, lambda: list(results.wait(["afar"], 2 * LONGEST_WAIT)), "wait()")
             _store_elsewhere(results, self.options, "afar")
-            assert [record.body for record in waiting.result(15)] == [b"from elsewhere"]
+            assert [record.body for record in waiting.result("a store by another process")] == [b"from elsewhere"]
 
     def test_stored_records_survive_the_process_or_it_says_in_process(self, results: ResultBackend) -> None:
         _store_elsewhere(results, self.options, "afar")

@@ -12,10 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
 
@@ -35,14 +37,18 @@ from engine.contract import (
 T = TypeVar("T")
 DEADLINE = 20.0
 """Seconds after which a state that a test waits for is taken to never come."""
+SOON = 15.0
+"""Seconds after which a call that waits for something is taken not to have noticed it."""
+LONGEST_WAIT = SOON + 5
+"""Seconds that such a call waits by itself: more than `SOON`, so that its own end is too late, and little more."""
 QUEUE = "default"
 
 
-def wait_for(condition: Callable[[], T], what: str) -> T:
+def wait_for(condition: Callable[[], T], what: str, within: float = DEADLINE) -> T:
     """Waits until ``condition()`` is true, and returns what it returned."""
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + within
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {DEADLINE:g} s for: {what}"
+        assert time.monotonic() < deadline, f"waited {within:g} s for: {what}"
         time.sleep(0.005)
     return value
 
@@ -57,6 +63,32 @@ def boot_id() -> str:
 def success(id: str, body: bytes = b'{"state":"SUCCESS"}', *, deliveries: int = 1) -> Record:
     """Returns a final record."""
     return Record(id, "SUCCESS", 1.0, 0, deliveries, body, final=True)
+
+
+class Waiting(Generic[T]):
+    """A call that waits, in a thread of its own, for what the test does next."""
+
+    def __init__(self, lane: futures.Executor, call: Callable[[], T], name: str) -> None:
+        entered = threading.Event()
+        self._name = name
+
+        def run() -> T:
+            entered.set()
+            return call()
+
+        self._future = lane.submit(run)
+        assert entered.wait(DEADLINE), "no thread was started"
+
+    @property
+    def is_over(self) -> bool:
+        """Has it returned?"""
+        return self._future.done()
+
+    def result(self, after: str) -> T:
+        """Returns what it returned. Fails when it has not within `SOON` of what it was to return for."""
+        futures.wait([self._future], timeout=SOON)
+        assert self.is_over, f"{self._name} did not return within {SOON:g} s of {after}"
+        return self._future.result()
 
 
 class Rig:
@@ -77,11 +109,12 @@ class Rig:
         """What the transport says it can do."""
         return self.transport.capabilities
 
-    def agree(self, flag: str, found: bool) -> None:
-        """Fails unless the transport says of itself what was found."""
+    def agree(self, flag: str, found: bool, seen: str = "") -> None:
+        """Fails unless the transport says of itself what was found. ``seen`` tells what that was."""
         said = getattr(self.capabilities, flag)
         advice = "it is there: say True" if found else "it is not there: say False, or mend it"
-        assert said == found, f"Capabilities({flag}={said}) is not what was found: {advice}"
+        told = f" ({seen})" if seen else ""
+        assert said == found, f"Capabilities({flag}={said}) is not what was found: {advice}{told}"
 
     def another(self) -> Transport:
         """Returns another client of the same broker."""
@@ -121,6 +154,17 @@ class Rig:
         envelopes = [Envelope(id=id, body=json.dumps({"id": id}).encode(), **fields) for id in ids]
         (transport or self.transport).publish(envelopes)
         return envelopes
+
+    @contextlib.contextmanager
+    def fetching(self, consumer: Consumer, limit: int = 1) -> Iterator[Waiting[Sequence[Delivery]]]:
+        """A fetch that waits. It is woken at the end, should it still wait."""
+        with futures.ThreadPoolExecutor(1) as lane:
+            waiting = Waiting(lane, lambda: consumer.fetch(limit, LONGEST_WAIT), "a waiting fetch")
+            try:
+                yield waiting
+            finally:
+                if not waiting.is_over:
+                    consumer.wake()
 
     def take(self, consumer: Consumer, count: int) -> list[Delivery]:
         """Fetches until ``count`` messages are there."""
@@ -228,7 +272,8 @@ class OtherProcess:
 
 
 class TransportKit:
-    """The fixtures of the transport suite. Override ``transport``, and ``results`` where `stores_results` is True."""
+    """The fixtures of the transport suite. Override ``transport``, ``results`` where `stores_results` is True, and
+    ``unreachable`` to have the errors tested."""
 
     options: ClassVar[Mapping[str, Any]] = {}
     """The options that ``transport`` was made with: other clients are made with the same."""
@@ -241,6 +286,12 @@ class TransportKit:
     @pytest.fixture
     def results(self) -> ResultBackend | None:
         """A result backend at the same server, if the transport has one."""
+        return None
+
+    @pytest.fixture
+    def unreachable(self) -> Transport | None:
+        """A transport whose broker is not there: a port that nobody listens on, a file that is locked. Its errors are
+        tested. None: they are not."""
         return None
 
     @pytest.fixture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from engine.contract import Ack, Consumer, DeadLetter, Envelope, Release, TakenOver
-from engine.testing.transport_suite_kit import QUEUE, Rig, TransportKit, wait_for
+from engine.testing.transport_suite_kit import DEADLINE, LONGEST_WAIT, QUEUE, Rig, TransportKit, wait_for
 
 LIMITS = (3, 20)
 """max_crashes, max_deliveries."""
@@ -56,21 +58,20 @@ class OwnersTests(TransportKit):
 
     def test_claims_outlive_the_dispatcher_or_the_flag_says_no(self, rig: Rig) -> None:
         if rig.capabilities.in_process:
-            assert not rig.capabilities.keeps_claims
+            rig.agree("keeps_claims", False)
             return
         worker = rig.worker(locked=False)
         rig.publish("a", "b")
         first = rig.run("claim", "2", "1", worker=worker)
         first.until("ready")
         first.kill()
+        rig.agree("keeps_claims", rig.transport.counts([QUEUE])[QUEUE].claimed == 2)
         if not rig.capabilities.keeps_claims:
-            assert rig.transport.counts([QUEUE])[QUEUE].claimed == 0
             return
         other = rig.consumer(transport=rig.another())
         assert rig.is_empty(other)
         second = rig.transport.consume([QUEUE], worker)
-        seen = rig.transport.counts([QUEUE])[QUEUE]
-        assert seen.claimed == 2
+        assert rig.transport.counts([QUEUE])[QUEUE].claimed == 2
         assert second.reconcile([]).returned == 2
         assert rig.take_ids(other, 2) == ["a", "b"]
         second.close()
@@ -103,6 +104,51 @@ class OwnersTests(TransportKit):
         assert (back.id, back.deliveries, back.crashes) == ("one", 2, 1)
         assert list(dead.settle([Ack(claim)])) == [claim]
         rig.settle(consumer, Ack(back.claim))
+
+    def test_what_is_taken_over_goes_back_to_where_it_stood(self, rig: Rig) -> None:
+        dead = _dead_consumer(rig)
+        rig.publish("a", "b", "c")
+        rig.take(dead, 2)
+        rig.unlock_all()
+        consumer = rig.consumer(worker=rig.worker(locked=False))
+        wait_for(lambda: consumer.takeover(*LIMITS), "the takeover")
+        assert rig.take_ids(consumer, 3) == ["a", "b", "c"], "they go back to where they stood, before what came later"
+
+    def test_one_of_two_that_take_over_at_once_tells_of_it(self, rig: Rig) -> None:
+        dead = _dead_consumer(rig)
+        rig.publish("poison", "fetched")
+        poison, _ = rig.take(dead, 2)
+        dead.renew([poison.claim])
+        rig.unlock_all()
+        observers = [rig.consumer(worker=rig.worker(locked=False), transport=rig.another()) for _ in range(2)]
+        start = threading.Barrier(2)
+
+        def take_over(observer: Consumer) -> list[TakenOver]:
+            start.wait(DEADLINE)
+            return list(observer.takeover(1, 20))
+
+        with ThreadPoolExecutor(2) as lanes:
+            told = [one for found in lanes.map(take_over, observers) for one in found]
+        told = told or list(wait_for(lambda: observers[0].takeover(1, 20), "the takeover"))
+        assert sum(one.released for one in told) == 1
+        assert [letter.id for one in told for letter in one.dead] == ["poison"], "one worker tells of each dead letter"
+
+    @pytest.mark.parametrize("end", ["released", "reconciled"])
+    def test_a_run_that_was_given_back_has_not_started(self, rig: Rig, end: str) -> None:
+        dead = _dead_consumer(rig)
+        rig.publish("one")
+        claim = rig.take_one(dead).claim
+        dead.renew([claim])
+        if end == "released":
+            rig.settle(dead, Release(claim))
+        else:
+            assert dead.reconcile([]).returned == 1
+        rig.take_one(dead)
+        rig.unlock_all()
+        consumer = rig.consumer(worker=rig.worker(locked=False))
+        wait_for(lambda: consumer.takeover(*LIMITS), "the takeover")
+        back = rig.take_one(consumer)
+        assert (back.deliveries, back.crashes) == (2, 0), "a run that starts belongs to its claim, and ends with it"
 
     def test_a_worker_of_an_earlier_boot_is_taken_over(self, rig: Rig) -> None:
         dead = rig.consumer(worker=rig.worker(boot_id="an earlier boot"), close=False)
@@ -155,10 +201,14 @@ class OwnersTests(TransportKit):
         rig.publish("poison", "innocent")
         for crash in (1, 2, 3):
             letters = self._crash(rig, "poison")
-            if crash < 3:
-                assert letters == []
-        assert [(letter.id, letter.crashes, letter.body) for letter in letters] == [("poison", 3, b'{"id": "poison"}')]
-        assert letters[0].reason.startswith("crash limit")
+            assert len(letters) == (crash == 3), (
+                f"with max_crashes={LIMITS[0]} crash number {LIMITS[0]} makes the dead letter, as the crash that a "
+                f"takeover finds counts: {len(letters)} after crash number {crash}"
+            )
+        (letter,) = letters
+        assert (letter.id, letter.body) == ("poison", b'{"id": "poison"}')
+        assert (letter.deliveries, letter.crashes) == (3, 3), "the crash counts; the last delivery is one of the three"
+        assert letter.reason.startswith("crash limit")
         assert [letter.id for letter in rig.transport.dead()] == ["poison"]
         assert rig.take_ids(rig.consumer(), 1) == ["innocent"]
 
@@ -170,7 +220,9 @@ class OwnersTests(TransportKit):
             rig.unlock_all()
             consumer = rig.consumer(worker=rig.worker(locked=False))
             (taken,) = wait_for(lambda c=consumer: c.takeover(3, 3), "the takeover")  # type: ignore[misc]
-        assert [letter.id for letter in taken.dead] == ["fetched"]
+        assert [(letter.id, letter.deliveries) for letter in taken.dead] == [("fetched", 3)], (
+            "with max_deliveries=3 the loss of delivery number 3 makes the dead letter"
+        )
         assert taken.dead[0].reason.startswith("delivery limit")
         assert taken.released == 0
         assert rig.is_empty(consumer)
@@ -182,7 +234,7 @@ class OwnersTests(TransportKit):
         rig.unlock_all()
         consumer = rig.consumer(worker=rig.worker(locked=False))
         wait_for(lambda: consumer.takeover(*LIMITS), "the takeover")
-        assert [delivery.id for delivery in consumer.fetch(1, 30)] == ["one"]
+        assert [delivery.id for delivery in consumer.fetch(1, LONGEST_WAIT)] == ["one"]
 
     @pytest.mark.parametrize("round", range(4))
     def test_a_process_killed_between_any_two_steps_loses_nothing(self, rig: Rig, round: int) -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from engine.contract import Ack, Batch, Consumer, Delivery, Envelope, Release
-from engine.testing.transport_suite_kit import QUEUE, Rig, TransportKit, wait_for
+from engine.testing.transport_suite_kit import QUEUE, SOON, Rig, TransportKit, wait_for
 
 LARGE = 8 * 1024 * 1024
 
@@ -133,6 +133,16 @@ class SendingTests(TransportKit):
         rig.transport.publish(envelopes, batch=batch)
         rig.agree("publishes_once", rig.ack_all(consumer) == [])
 
+    def test_a_batch_with_an_earlier_number_is_a_repetition(self, rig: Rig) -> None:
+        if not rig.capabilities.publishes_once:
+            pytest.skip("the broker does not remember batches")
+        consumer = rig.consumer()
+        arrived = []
+        for position, number in enumerate((5, 7, 6, 5, 8)):
+            rig.transport.publish([Envelope(id=f"m{position}", body=b"{}")], batch=Batch("producer", number))
+            arrived += [number] * len(rig.ack_all(consumer))
+        assert arrived == [5, 7, 8], "a number that is not greater than the producer's last is a repetition"
+
     def test_the_next_batch_of_a_producer_is_published(self, rig: Rig) -> None:
         consumer = rig.consumer()
         for number in (1, 2, 5):
@@ -155,35 +165,31 @@ class SendingTests(TransportKit):
 
     def test_an_idle_consumer_wakes_for_a_message(self, rig: Rig) -> None:
         consumer = rig.consumer()
-        with ThreadPoolExecutor(1) as lane:
-            fetched = _fetch_in(lane, consumer, 1)
+        with rig.fetching(consumer) as fetch:
             rig.publish("bell", transport=rig.another())
-            assert [delivery.id for delivery in fetched.result(15)] == ["bell"]
+            assert [delivery.id for delivery in fetch.result("a publish")] == ["bell"]
 
     def test_an_idle_consumer_wakes_for_every_one_of_many_messages(self, rig: Rig) -> None:
         consumer = rig.consumer()
         sender = rig.another()
-        with ThreadPoolExecutor(1) as lane:
-            for n in range(30):
-                fetched = _fetch_in(lane, consumer, 1)
+        for n in range(30):
+            with rig.fetching(consumer) as fetch:
                 rig.publish(f"m{n}", transport=sender)
-                (delivery,) = fetched.result(15)
-                rig.settle(consumer, Ack(delivery.claim))
+                (delivery,) = fetch.result("a publish")
+            rig.settle(consumer, Ack(delivery.claim))
 
     def test_wake_ends_a_waiting_fetch(self, rig: Rig) -> None:
         consumer = rig.consumer()
-        with ThreadPoolExecutor(1) as lane:
-            fetched = _fetch_in(lane, consumer, 1)
-            wait_for(lambda: consumer.wake() or fetched.done(), "the end of the fetch")
-            assert list(fetched.result(0)) == []
+        with rig.fetching(consumer) as fetch:
+            wait_for(lambda: consumer.wake() or fetch.is_over, "a waiting fetch to return after wake()", SOON)
+            assert list(fetch.result("wake()")) == []
 
     def test_wake_ends_a_fetch_that_takes_nothing(self, rig: Rig) -> None:
         consumer = rig.consumer()
         rig.publish("one")
-        with ThreadPoolExecutor(1) as lane:
-            fetched = _fetch_in(lane, consumer, 0)
-            wait_for(lambda: consumer.wake() or fetched.done(), "the end of the fetch")
-            assert list(fetched.result(0)) == []
+        with rig.fetching(consumer, limit=0) as fetch:
+            wait_for(lambda: consumer.wake() or fetch.is_over, "a waiting fetch(0, ...) to return after wake()", SOON)
+            assert list(fetch.result("wake()")) == []
         assert rig.take_ids(consumer, 1) == ["one"]
 
     def test_a_fetch_with_limit_0_takes_nothing(self, rig: Rig) -> None:
@@ -200,15 +206,17 @@ class SendingTests(TransportKit):
 
     def test_commands_reach_every_worker_that_is_up_or_the_flag_says_no(self, rig: Rig) -> None:
         first, second = rig.consumer(), rig.consumer("other", transport=rig.another())
-        if not rig.capabilities.broadcasts:
-            rig.transport.broadcast(b"revoke")
-            assert not (_hears(first) and _hears(second))
-            return
         rig.transport.broadcast(b"revoke")
+        if not rig.capabilities.broadcasts:
+            rig.agree("broadcasts", _hears(first) and _hears(second))
+            return
         rig.transport.broadcast(b"x" * 64 * 1024)
         for consumer in (first, second):
             heard: list[bytes] = []
-            wait_for(lambda c=consumer, h=heard: h.extend(c.commands()) or len(h) == 2, "two commands")  # type: ignore[misc]
+            wait_for(
+                lambda c=consumer, h=heard: h.extend(c.commands()) or len(h) == 2,  # type: ignore[misc]
+                "a worker to hear two commands: mend that, or say Capabilities(broadcasts=False)",
+            )
             assert heard == [b"revoke", b"x" * 64 * 1024]
             assert list(consumer.commands()) == []
 
@@ -226,10 +234,9 @@ class SendingTests(TransportKit):
         if not rig.capabilities.broadcasts:
             pytest.skip("commands do not reach every worker")
         consumer = rig.consumer()
-        with ThreadPoolExecutor(1) as lane:
-            fetched = _fetch_in(lane, consumer, 1)
+        with rig.fetching(consumer) as fetch:
             rig.another().broadcast(b"now")
-            assert list(fetched.result(15)) == []
+            assert list(fetch.result("a broadcast")) == []
         assert list(consumer.commands()) == [b"now"]
 
     def test_what_was_published_survives_its_publisher_or_the_flag_says_no(self, rig: Rig) -> None:
@@ -289,15 +296,3 @@ class SendingTests(TransportKit):
 def _hears(consumer: Consumer) -> bool:
     consumer.fetch(0, 1.0)
     return bool(consumer.commands())
-
-
-def _fetch_in(lane: ThreadPoolExecutor, consumer: Consumer, limit: int) -> Future[list[Delivery]]:
-    entered = threading.Event()
-
-    def fetch() -> list[Delivery]:
-        entered.set()
-        return list(consumer.fetch(limit, 60))
-
-    fetched = lane.submit(fetch)
-    assert entered.wait(10)
-    return fetched

@@ -18,8 +18,9 @@ from engine.contract import (
     QueueCounts,
     Release,
     ResultBackend,
+    Transport,
 )
-from engine.testing.transport_suite_kit import QUEUE, Rig, TransportKit, success
+from engine.testing.transport_suite_kit import DEADLINE, LONGEST_WAIT, QUEUE, Rig, TransportKit, Waiting, success
 
 
 class SettlingTests(TransportKit):
@@ -117,10 +118,9 @@ class SettlingTests(TransportKit):
         holder, waiting = rig.consumer(), rig.consumer(transport=rig.another())
         rig.publish("one")
         delivery = rig.take_one(holder)
-        with ThreadPoolExecutor(1) as lane:
-            fetched = lane.submit(waiting.fetch, 1, 60)
+        with rig.fetching(waiting) as fetch:
             rig.settle(holder, Release(delivery.claim))
-            assert [d.id for d in fetched.result(15)] == ["one"]
+            assert [d.id for d in fetch.result("a release")] == ["one"]
 
     def test_a_retry_replaces_the_message_and_starts_its_counts_anew(self, rig: Rig) -> None:
         consumer = rig.consumer()
@@ -147,16 +147,20 @@ class SettlingTests(TransportKit):
     def test_a_retried_message_is_in_one_place_at_every_moment(self, rig: Rig) -> None:
         if not (rig.capabilities.settles_retry_atomically and rig.capabilities.finds):
             pytest.skip("the end of a delivery and its retry are two steps, or cannot be seen")
-        consumer, observer = rig.consumer(), rig.another()
-        rig.publish("one")
+        consumer, observer = rig.consumer("even", "odd"), rig.another()
+        rig.transport.publish([Envelope(id="one", queue="even", body=b"even")])
         done = threading.Event()
         with ThreadPoolExecutor(1) as lane:
-            watching = lane.submit(_watch, observer.find, done)
-            for n in range(100):
-                delivery = rig.take_one(consumer)
-                rig.settle(consumer, Again(delivery.claim, Envelope(id="one", body=b"%d" % n)))
-            done.set()
-            assert watching.result(30) > 0
+            watching = lane.submit(_watch, observer, done)
+            try:
+                for n in range(1, 101):
+                    delivery = rig.take_one(consumer)
+                    queue = ("even", "odd")[n % 2]
+                    rig.settle(consumer, Again(delivery.claim, Envelope(id="one", queue=queue, body=queue.encode())))
+            finally:
+                done.set()
+            seen = watching.result(DEADLINE)
+        rig.agree("settles_retry_atomically", not seen, seen)
 
     def test_dead_is_kept_with_its_reason(self, rig: Rig) -> None:
         consumer = rig.consumer()
@@ -176,6 +180,16 @@ class SettlingTests(TransportKit):
         rig.settle(consumer, Dead(crashed.claim, "crash limit", crashed=True), Dead(raised.claim, "it raised"))
         letters = {letter.id: (letter.deliveries, letter.crashes) for letter in rig.transport.dead()}
         assert letters == {"crashed": (2, 2), "raised": (1, 0)}
+
+    def test_a_dead_letter_has_the_deliveries_that_there_were(self, rig: Rig) -> None:
+        consumer = rig.consumer()
+        rig.publish("one")
+        rig.settle(consumer, Release(rig.take_one(consumer).claim, counts="delivery"))
+        last = rig.take_one(consumer)
+        rig.settle(consumer, Dead(last.claim, "reason"))
+        letter = rig.transport.dead_letter("one")
+        assert letter is not None
+        assert letter.deliveries == last.deliveries == 2, "a dead letter's deliveries are those of its last Delivery"
 
     def test_a_mixed_batch_settles_each_as_it_says(self, rig: Rig) -> None:
         consumer = rig.consumer()
@@ -223,20 +237,23 @@ class SettlingTests(TransportKit):
         rig.publish("one")
         delivery = rig.take_one(consumer)
         with ThreadPoolExecutor(1) as client:
-            waiting = client.submit(lambda: list(results.wait(["one"], 60)))
+            waiting = Waiting(client, lambda: list(results.wait(["one"], LONGEST_WAIT)), "wait() for a result")
             rig.settle(consumer, Ack(delivery.claim, success("one")))
-            assert [record.id for record in waiting.result(15)] == ["one"]
+            assert [record.id for record in waiting.result("the settlement that has it")] == ["one"]
 
 
-def _watch(find: object, done: threading.Event) -> int:
+def _watch(observer: Transport, done: threading.Event) -> str:
+    """Looks at a message that is retried, and returns what it saw of a half-done retry."""
     looks = 0
-    assert callable(find)
     while not done.is_set() or not looks:
-        found = find("one")
-        assert found is not None
-        assert not isinstance(found, CannotTell)
         looks += 1
-    return looks
+        found = observer.find("one")
+        assert not isinstance(found, CannotTell)
+        if found is None:
+            return "find() saw the message nowhere between the end of its delivery and its retry"
+        if found.queue not in ("even", "odd") or (found.body and found.body.decode() != found.queue):
+            return f"find() saw a retry half done: the body {found.body!r} in the queue {found.queue!r}"
+    return ""
 
 
 def _mixed(n: int, delivery: Delivery) -> Ack | Again | Release | Dead:

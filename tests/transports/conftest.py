@@ -4,5 +4,8 @@ import pytest
 
 pytest.register_assert_rewrite(
     "engine.testing.results_suite",
-    *(f"engine.testing.transport_suite_{part}" for part in ("kit", "sending", "settling", "owners", "operating")),
+    *(
+        f"engine.testing.transport_suite_{part}"
+        for part in ("kit", "sending", "settling", "owners", "operating", "connecting")
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 
@@ -38,6 +39,15 @@ class TestRabbitTransport(TransportSuite):
         transport = RabbitTransport(url, options=self.options)
         yield transport
         transport.close()
+
+    @pytest.fixture
+    def unreachable(self) -> Iterator[RabbitTransport]:
+        """A port that nobody listens on."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            transport = RabbitTransport(f"amqp://127.0.0.1:{taken.getsockname()[1]}/", options=self.options)
+            yield transport
+            transport.close()
 
     # Where RabbitMQ cannot do what the suite asks for, or does it otherwise: what holds instead.
 
@@ -128,6 +138,9 @@ class TestRabbitTransport(TransportSuite):
         assert not settled & set(left), "a message came back after it was settled"
 
     # Claims end with the connection: nothing is taken over, whatever lock or heartbeat says.
+    test_what_is_taken_over_goes_back_to_where_it_stood = None
+    test_one_of_two_that_take_over_at_once_tells_of_it = None
+    test_a_run_that_was_given_back_has_not_started = None
     test_a_worker_whose_lock_is_free_is_taken_over = None
     test_a_worker_of_an_earlier_boot_is_taken_over = None
     test_a_missing_lock_file_proves_nothing_and_a_silent_heart_does = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,15 @@ class TestRedisTransport(TransportSuite):
         transport = RedisTransport(url, options={})
         yield transport
         transport.close()
+
+    @pytest.fixture
+    def unreachable(self) -> Iterator[RedisTransport]:
+        """A port that nobody listens on."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            transport = RedisTransport(f"redis://127.0.0.1:{taken.getsockname()[1]}/0", options={})
+            yield transport
+            transport.close()
 
     @pytest.fixture
     def results(self, url: str) -> Iterator[RedisResults]:

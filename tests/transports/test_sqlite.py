@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,17 @@ class TestSqliteTransport(TransportSuite):
         transport = SqliteTransport(url, options={})
         yield transport
         transport.close()
+
+    @pytest.fixture
+    def unreachable(self, tmp_path: Path) -> Iterator[SqliteTransport]:
+        """A file that somebody else keeps locked."""
+        file = tmp_path / "locked.db"
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+            transport = SqliteTransport(f"sqlite:///{file}", options={"busy_timeout": 0.05})
+            yield transport
+            transport.close()
 
     @pytest.fixture
     def results(self, url: str) -> Iterator[SqliteResults]:
