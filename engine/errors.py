@@ -151,11 +151,14 @@ class Ignore(ControlFlow):
 
 
 class Reject(ControlFlow):
-    """Ends this run: the message is dead-lettered with ``reason``, or goes back to its queue (``requeue=True``)."""
+    """Ends this run: the message is dead-lettered with ``reason``, or goes back to its queue (``requeue=True``).
+    ``reason`` is a text, or the exception that is to blame."""
 
-    def __init__(self, reason: str = "rejected", requeue: bool = False) -> None:
+    def __init__(self, reason: str | BaseException | None = None, requeue: bool = False) -> None:
         super().__init__(reason, requeue)
-        self.reason = reason
+        if isinstance(reason, BaseException):
+            reason = f"{type(reason).__name__}: {reason}"
+        self.reason = reason or "rejected"
         self.requeue = requeue
 
     def __str__(self) -> str:

@@ -237,14 +237,15 @@ class _Execution:
 
     def _rejected(self, error: Reject) -> Outcome:
         run, message = self.run, self.message
+        reason = failures.cut(error.reason, 1000)
         if not error.requeue:
             end = self._failure(error)
-            return self._end(msgspec.structs.replace(end, settlement=Dead(run.claim, error.reason, _record(end))))
+            return self._end(msgspec.structs.replace(end, settlement=Dead(run.claim, reason, _record(end))))
         at = clock.now() + REQUEUE_AFTER
         if run.claim:
-            return self._settled(Release(run.claim, at, "delivery"), "", f"rejected: {error.reason}")
+            return self._settled(Release(run.claim, at, "delivery"), "", f"rejected: {reason}")
         envelope = msgspec.structs.replace(message, eta=at).envelope()
-        return self._settled(Again(b"", envelope), "", f"rejected: {error.reason}")
+        return self._settled(Again(b"", envelope), "", f"rejected: {reason}")
 
     def _failed(self, error: BaseException) -> Outcome:
         return self._end(self._failure(error))

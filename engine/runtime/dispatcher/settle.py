@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from engine.app import wire
+from engine.app import failures, wire
 from engine.contract.message import Envelope
 from engine.contract.results import FAILURE, Body, Failure, Record
 from engine.contract.transport import Again, Dead, Settlement
@@ -348,7 +348,7 @@ class SettleLane(Lane):
         log.error(
             "cannot settle a task, which ends as a failure: %s: %s", type(error).__name__, error, extra=item.fields
         )
-        reason = f"cannot be settled: {type(error).__name__}: {error}"
+        reason = failures.cut(f"cannot be settled: {type(error).__name__}: {error}", 1000)
         record = None if item.record is None else _failure(item.record, item.task, reason)
         for attempt in (record, None):
             claim = item.claim
