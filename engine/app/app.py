@@ -190,7 +190,7 @@ class Engine:
         task = self.find(name)
         if task is not None:
             return self.send_task_object(task, positional, named, options)
-        return self._send(self.route(name, None), positional, named, options)
+        return self._send(self.route_to(name), positional, named, options)
 
     def send_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
         """Sends signatures, some hundred in a round trip; returns a result for each, in order. When sending fails part
@@ -201,7 +201,7 @@ class Engine:
                 results.append(self.send_signature(signature, signature.options))
                 continue
             task = self.find(signature.task)
-            route = task.route if task is not None else self.route(signature.task, None)
+            route = self.route_to(signature.task)
             if task is not None and task.code.typing:
                 task.check(signature.args, signature.kwargs)
             messages.append((message_of(route, signature.args, signature.kwargs, signature.options, task), route))
@@ -388,6 +388,11 @@ class Engine:
         if own is None:
             self._routes[name] = route
         return route
+
+    def route_to(self, name: str) -> Route:
+        """Returns where and how a task of that name or alias is sent, whether it is registered here or not."""
+        task = self.find(name)
+        return self.route(name, None) if task is None else task.route
 
     # Last, as the name stands for the class above.
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - the name Celery users know

@@ -66,7 +66,10 @@ class App(Protocol):
         """Returns the options that hold for a task."""
 
     def route(self, name: str, own: TaskSection | None) -> Route:
-        """Returns where and how a task of that name is sent."""
+        """Returns where and how a task is sent; ``own`` are the options of its decorator."""
+
+    def route_to(self, name: str) -> Route:
+        """Returns where and how a task of that name or alias is sent, whether it is registered here or not."""
 
 
 class TaskTable:

@@ -21,7 +21,8 @@ def route_of(settings: Settings, name: str, options: Resolved, own: TaskSection 
         task=name,
         queue=_queue(settings, name) or options.queue,
         priority=options.priority,
-        expires=options.expires,
+        # A plain number: it may go into a message, and a `Duration` does not.
+        expires=None if options.expires is None else float(options.expires),
         codec=codecs.find(options.serializer),
         ignore_result=options.ignore_result,
         max_message=int(settings.worker.max_message),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
 
 import msgspec
@@ -94,9 +95,9 @@ class Signature(Generic[R]):
     def to_link(self) -> dict[str, Any]:
         """Returns it as a message carries it, with a new id if it has none. Raises SerializationError."""
         fields = fields_of(self.options, 0.0)
-        route = self.app.route(self.task, None)
+        route = self.app.route_to(self.task)
         serializer = fields.pop("serializer", route.codec.name)
-        delay, expires = fields.pop("eta", None), fields.pop("expires", route.expires)
+        _name_times(fields, self.options, route.expires)
         link = Link(
             task=self.task,
             id=fields.pop("id", None) or new_id(),
@@ -105,8 +106,6 @@ class Signature(Generic[R]):
             immutable=self.immutable,
             queue=fields.pop("queue", route.queue),
             priority=fields.pop("priority", route.priority),
-            delay=delay,
-            expires=expires,
             serializer=serializer,
             link=links_of(self.options.get("link")),
             link_error=links_of(self.options.get("link_error")),
@@ -146,6 +145,15 @@ def links_of(found: Any) -> list[dict[str, Any]] | None:
         if not isinstance(link, Signature):
             raise TypeError(f"a link must be a signature such as task.s(), got {type(link).__name__}")
     return [link.to_link() for link in links] or None
+
+
+def _name_times(fields: dict[str, Any], options: Mapping[str, Any], expires: float | None) -> None:
+    """Gives the times in ``fields``, which count from 0, the names that `Link` has for them: a moment stays what it is,
+    a duration will count from the parent's end. ``expires`` is the task's own."""
+    if options.get("countdown") is not None:
+        fields["delay"] = fields.pop("eta")
+    if not isinstance(options.get("expires"), datetime):
+        fields["expires_after"] = fields.pop("expires", expires)
 
 
 def _plain(value: Any, task: str) -> Any:

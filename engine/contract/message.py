@@ -6,7 +6,7 @@ stay as they came until a child needs them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,8 @@ MAX_ID = 255
 MAX_RETRIES = 2**53
 """Most retries that a message may tell of: a number that every JSON parser and every broker carries."""
 DEFAULT_QUEUE = "default"
+Priority: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=9)]
+"""9 goes first."""
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -64,7 +66,7 @@ class Message(msgspec.Struct, omit_defaults=True, rename={"version": "v"}):
     args: msgspec.Raw = msgspec.Raw(b"[]")
     kwargs: msgspec.Raw = msgspec.Raw(b"{}")
     queue: str = DEFAULT_QUEUE
-    priority: int | None = None
+    priority: Priority | None = None
     eta: float | None = None
     expires: float | None = None
     retries: Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRIES)] = 0

@@ -37,7 +37,8 @@ MESSAGE = Message(
     origin="1@here",
     root="root",
     headers={"trace": "x"},
-    link=[{"v": 1, "id": "linked", "task": "faults.take", "sent": 1000.5, "args": []}],
+    link=[{"id": "linked", "task": "faults.take", "args": []}],
+    link_error=[{"id": "failed", "task": "faults.take", "args": [], "serializer": "msgpack", "priority": 3}],
 ).encode()
 DECODED = 200_000
 SENT = 5000
