@@ -1,8 +1,8 @@
 """Runs ``async def`` tasks: one event loop per child, to the end of one task at a time.
 
-A soft limit or an interruption comes up at the coroutine's await. It cannot just be raised by the signal handler, which
-may hit the event loop itself: the coroutine's asyncio task is cancelled, and the cancellation, when it arrives at the
-await, is replaced by the exception.
+A soft limit or an interruption comes up at the coroutine's await; behind the last one it comes too late. It cannot just
+be raised by the signal handler, which may hit the event loop itself: the coroutine's asyncio task is cancelled, and the
+cancellation, when it arrives at the await, is replaced by the exception.
 """
 
 from __future__ import annotations
@@ -67,14 +67,23 @@ class _Driver:
         self._task: asyncio.Task[Any] | None = None
 
     async def run(self) -> Any:
-        self._task = asyncio.current_task()
+        self._task = task = asyncio.current_task()
+        assert task is not None, "the runner made it"
+        if self._delivered is not None and not task.cancelling():
+            task.cancel()  # it was delivered while there was nothing to cancel
         try:
-            return await _Steps(self)
+            value = await _Steps(self)
         finally:
             self.has_ended = True
+        if self._delivered is not None:
+            await _let_pass(task)
+        return value
 
     def deliver(self, error: BaseException) -> None:
-        """Called by the signal handler, in the loop's thread, between any two bytecodes."""
+        """Called by the signal handler, in the loop's thread, between any two bytecodes. What comes behind the end of
+        the coroutine comes too late."""
+        if self.has_ended:
+            return
         self._delivered = error
         if self._task is not None:
             self._task.cancel()
@@ -91,6 +100,15 @@ class _Driver:
 
     def step(self, error: BaseException | None, value: Any) -> Any:
         return self._coroutine.send(value) if error is None else self._coroutine.throw(error)
+
+
+async def _let_pass(task: asyncio.Task[Any]) -> None:
+    """Takes the cancellation that was delivered behind the last await of a coroutine: without this it would end the
+    asyncio task in the place of what the coroutine has returned."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        task.uncancel()
 
 
 class _Steps(Awaitable[Any]):

@@ -119,6 +119,45 @@ def test_a_soft_limit_comes_up_at_the_await(bench: Bench) -> None:
     assert again.get(timeout=0) == "cleaned up after 0.7", "the loop is as good as before"
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_soft_limit_behind_the_last_await_comes_too_late(bench: Bench, first: bool) -> None:
+    @bench.app.task
+    async def work() -> int:
+        if first:
+            await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return sum(range(1000))  # the handler has run by now
+
+    for _ in range(2):  # also with the loop that the first one leaves
+        result = work.delay()
+        run = SignalRun(SoftTimeLimitExceeded(0.5), 60)
+        bench.run(run)
+        assert result.get(timeout=0) == 499500
+        assert run.tainted is None
+
+
+def test_a_soft_limit_before_the_first_step_comes_up_at_the_first_await(bench: Bench) -> None:
+    @bench.app.task
+    async def work() -> str:
+        try:
+            await asyncio.sleep(30)
+        except SoftTimeLimitExceeded:
+            return f"limited, {asyncio.current_task().cancelling()} to come"  # type: ignore[union-attr]
+        return "not limited"
+
+    class Early(SignalRun):
+        """Strikes when the coroutine is made, and the event loop does not know of it yet."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "deliver" and value is not None:
+                self.strike()
+
+    result = work.delay()
+    bench.run(Early(SoftTimeLimitExceeded(0.5), 60))
+    assert result.get(timeout=0) == "limited, 0 to come"
+
+
 def test_an_interruption_that_is_not_caught(bench: Bench) -> None:
     @bench.app.task
     async def work() -> None:
