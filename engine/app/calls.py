@@ -11,11 +11,9 @@ from typing import Any
 
 from engine.app.config.durations import seconds
 from engine.app.forks import after_fork
-from engine.app.options import CALL_NAMES, check_call_limits, check_names
+from engine.app.options import CALL_NAMES, check_call_limits, check_names, countdown_of, retries_of
 from engine.contract.message import MAX_ID
 from engine.errors import SerializationError
-
-_AS_GIVEN = ("ignore_result", "serializer", "queue", "shadow")
 
 
 def new_id() -> str:
@@ -47,14 +45,14 @@ def fields_of(options: Mapping[str, Any], now: float) -> dict[str, Any]:
 
     Raises TypeError or ValueError for a value that does not fit.
     """
-    fields = {name: options[name] for name in _AS_GIVEN if options.get(name) is not None}
+    fields: dict[str, Any] = {}
     for name, read in _READERS.items():
         if options.get(name) is not None:
             fields[name] = read(options[name], now)
     if "max_retries" in options:
-        fields["max_retries"] = _count(options["max_retries"])
+        fields["max_retries"] = retries_of(options["max_retries"])
     if options.get("countdown") is not None:
-        fields["eta"] = now + max(0.0, _countdown(options["countdown"]))
+        fields["eta"] = now + countdown_of(options["countdown"])
     if options.get("task_id") is not None:
         fields["id"] = _checked_id(options["task_id"])
     check_call_limits(fields.get("time_limit"), fields.get("soft_time_limit"))
@@ -90,7 +88,7 @@ def _eta(value: Any, now: float) -> float:
 
 
 def _expires(value: Any, now: float) -> float:
-    return moment(value, now) if isinstance(value, datetime) else now + max(0.0, _countdown(value))
+    return moment(value, now) if isinstance(value, datetime) else now + countdown_of(value)
 
 
 def _limit(value: Any, now: float) -> float:
@@ -106,25 +104,27 @@ def _priority(value: Any, now: float) -> int:
     return value
 
 
+def _flag(value: Any, now: float) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"ignore_result must be True or False, not {value!r}")
+    return value
+
+
+def _text(name: str) -> Callable[[Any, float], str]:
+    def read(value: Any, now: float) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be text, not {value!r}")
+        if not value:
+            raise ValueError(f"{name} must not be empty: leave it out, or say None")
+        return value
+
+    return read
+
+
 def _headers(value: Any, now: float) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"headers must be a dict, got {type(value).__name__}")
     return dict(value)
-
-
-def _countdown(value: Any) -> float:
-    # A time in the past is now, as it is for eta.
-    if isinstance(value, (int, float)) and value < 0:
-        return 0.0
-    return seconds(value)
-
-
-def _count(value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"max_retries {value!r} is neither None (for ever) nor a whole number of at least 0")
-    return value
 
 
 def _checked_id(value: Any) -> str:
@@ -145,4 +145,8 @@ _READERS: dict[str, Callable[[Any, float], Any]] = {
     "time_limit": _limit,
     "soft_time_limit": _limit,
     "headers": _headers,
+    "ignore_result": _flag,
+    "queue": _text("queue"),
+    "serializer": _text("serializer"),
+    "shadow": _text("shadow"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from engine.app import registry
@@ -84,6 +84,8 @@ def make(function: Callable[..., Any], options: Mapping[str, Any], app: App | No
     if not (isinstance(base, type) and issubclass(base, Task)):
         raise TypeError(f"base must be a subclass of engine.Task, got {base!r}")
     name = options.get("name") or name_of(function, app)
+    if not isinstance(name, str):
+        raise TypeError(f"name must be text, not {name!r}")
     where = f"task {name}"
     given = {**_class_options(base), **options}
     if given.get("bind") and not _takes_an_argument(function):
@@ -91,15 +93,21 @@ def make(function: Callable[..., Any], options: Mapping[str, Any], app: App | No
             f"{where}: bind=True gives the task as the first argument, and the function takes none: "
             f"write def {function.__name__}(self, ...), or leave bind=True out"
         )
-    aliases = given.get("aliases", ())
     definition = Definition(
         name=name,
         bind=bool(given.get("bind", False)),
-        aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases),
+        aliases=_names(given.get("aliases", ()), where),
         section=section_of(given, where),
         code=code_of(given, where),
     )
     return base.define(function, definition, app)
+
+
+def _names(given: Any, where: str) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{where}: aliases must be a list of names, not {given!r}")
+    return tuple(names)
 
 
 def name_of(function: Callable[..., Any], app: App | None) -> str:

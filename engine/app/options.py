@@ -6,6 +6,7 @@ in. Time limits are chosen as a pair, at the most specific place that names eith
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -166,6 +167,20 @@ def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
             raise TypeError(f'{where}: unknown option "{name}"{instead(name, OPTIONS) or did_you_mean(name, known)}')
 
 
+def retries_of(value: Any) -> int | None:
+    """Returns a number of retries, None being without end. Raises ValueError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"max_retries {value!r} is neither None (for ever) nor a whole number of at least 0")
+    return value
+
+
+def countdown_of(value: Any) -> float:
+    """Returns a countdown in seconds; a time in the past is now, as it is for ``eta``. Raises ValueError."""
+    return 0.0 if isinstance(value, (int, float)) and value < 0 else seconds(value)
+
+
 def section_of(given: Mapping[str, Any], where: str) -> TaskSection:
     """Returns those of the ``given`` options that ``[tasks]`` also has. ``where`` is told in errors: ConfigError for a
     value that does not fit, and for a soft limit that is not below the hard one."""
@@ -185,11 +200,11 @@ def code_of(given: Mapping[str, Any], where: str) -> CodeOptions:
         if name in found:
             found[name] = _exceptions(found[name], f"{where}: {name}")
     if "retry_backoff" in found:
-        found["retry_backoff"] = _backoff(found["retry_backoff"])
+        found["retry_backoff"] = _backoff(found["retry_backoff"], where)
     if "retry_backoff_max" in found:
-        found["retry_backoff_max"] = seconds(found["retry_backoff_max"])
+        found["retry_backoff_max"] = _seconds(found["retry_backoff_max"], f"{where}: retry_backoff_max")
     if "retry_kwargs" in found:
-        check_names(found["retry_kwargs"], RetryArguments.__annotations__, f"{where}: retry_kwargs")
+        _check_retry_arguments(found["retry_kwargs"], f"{where}: retry_kwargs")
     return CodeOptions(**found)
 
 
@@ -247,6 +262,24 @@ def _check_pair(hard: float | UnsetType | None, soft: float | UnsetType | None, 
         raise ConfigError(f"{where}: soft_time_limit ({soft:g} s) must be below time_limit ({hard:g} s)")
 
 
+def _check_retry_arguments(given: RetryArguments, where: str) -> None:
+    """Now: the first failure, in a worker, would be late for an error in them."""
+    check_names(given, RetryArguments.__annotations__, where)
+    try:
+        retries_of(given.get("max_retries"))
+        if given.get("countdown") is not None:
+            countdown_of(given["countdown"])
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _seconds(value: Any, where: str) -> float:
+    try:
+        return seconds(value)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
 def _exceptions(value: Any, where: str) -> tuple[type[BaseException], ...]:
     found = (value,) if isinstance(value, type) else tuple(value)
     for kind in found:
@@ -255,5 +288,7 @@ def _exceptions(value: Any, where: str) -> tuple[type[BaseException], ...]:
     return found
 
 
-def _backoff(value: bool | float) -> int:
+def _backoff(value: bool | float, where: str) -> int:
+    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ConfigError(f"{where}: retry_backoff {value!r} is neither True, False nor a number of seconds")
     return int(max(1, value)) if value else 0

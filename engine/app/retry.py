@@ -12,8 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.app import clock, codecs
 from engine.app.calls import fields_of, moment
-from engine.app.config.durations import seconds
-from engine.app.options import CALL_NAMES, CodeOptions, DurationLike, Resolved, check_names
+from engine.app.options import CALL_NAMES, CodeOptions, DurationLike, Resolved, check_names, countdown_of
 from engine.app.parameters import Parameters
 from engine.app.sending import encode_arguments
 from engine.app.signature import links_of
@@ -66,7 +65,7 @@ def due(
     """Returns when the next run is due, in seconds since the epoch: countdown > eta > backoff > default delay."""
     now = clock.now()
     if countdown is not None:
-        return now + (max(0.0, countdown) if isinstance(countdown, (int, float)) else seconds(countdown))
+        return now + countdown_of(countdown)
     if eta is not None:
         return max(now, moment(eta, now))
     if code.retry_backoff:

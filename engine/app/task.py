@@ -19,7 +19,7 @@ from engine.app.calls import arguments, check_call
 from engine.app.context import Request, current, enter_directly, request_of
 from engine.app.failures import ExceptionInfo
 from engine.app.on_commit import when_committed
-from engine.app.options import CallOptions, CodeOptions, DurationLike, Limits, Resolved, pair
+from engine.app.options import CallOptions, CodeOptions, DurationLike, Limits, Resolved, pair, retries_of
 from engine.app.parameters import Parameters
 from engine.app.progress import emit_state
 from engine.app.registry import App
@@ -270,7 +270,7 @@ class Task(Generic[P, R]):
         if request.run is None:
             raise handled or Retry(f"{self.name}.retry() was called outside of a worker")
         message = request.message
-        limit = retry.limit_of(message, self.options, UNSET if max_retries is None else max_retries)
+        limit = retry.limit_of(message, self.options, UNSET if max_retries is None else retries_of(max_retries))
         if retry.is_exhausted(message, limit):
             self._give_up(exc, limit)
         at = retry.due(message, self.options, self.code, countdown, eta)

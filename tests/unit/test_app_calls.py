@@ -113,6 +113,15 @@ def test_an_unknown_option_names_the_nearest(bench: Bench, option: str, nearest:
         {"task_id": "x" * 256},
         {"max_retries": -1},
         {"max_retries": 1.5},
+        {"countdown": float("inf")},
+        {"expires": float("nan")},
+        {"queue": ""},
+        {"queue": 5},
+        {"shadow": b"bytes"},
+        {"serializer": 1},
+        {"ignore_result": 1},
+        {"headers": ["a"]},
+        {"eta": 5},
     ],
 )
 def test_values_that_do_not_fit(bench: Bench, options: dict[str, Any]) -> None:
@@ -120,8 +129,11 @@ def test_values_that_do_not_fit(bench: Bench, options: dict[str, Any]) -> None:
     def one() -> None:
         return None
 
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises((ValueError, TypeError), match=r"."):
         one.apply_async(**options)
+    assert bench.transport.envelopes == []
+    with pytest.raises((ValueError, TypeError), match=r"."):
+        one.apply_async(link=one.s().set(**options))
     assert bench.transport.envelopes == []
 
 

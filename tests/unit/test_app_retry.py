@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from app_fakes import Bench
 
-from engine import MaxRetriesExceededError, Retry, Task, states
+from engine import ConfigError, MaxRetriesExceededError, Retry, Task, states
 from engine.app.options import CodeOptions
 from engine.app.retry import backoff
 from engine.contract import Again
@@ -263,6 +264,35 @@ def test_retry_kwargs(bench: Bench) -> None:
     wrong: Any = {"max_retry": 1}
     with pytest.raises(TypeError, match='did you mean "max_retries"'):
         bench.app.task(name="x", retry_kwargs=wrong)(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"retry_kwargs": {"max_retries": "3"}}, "task x: retry_kwargs: max_retries '3' is neither None"),
+        ({"retry_kwargs": {"countdown": "soon"}}, "task x: retry_kwargs: 'soon' is not a duration"),
+        ({"retry_backoff": "yes"}, "task x: retry_backoff 'yes' is neither"),
+        ({"retry_backoff": -1}, "task x: retry_backoff -1 is neither"),
+        ({"retry_backoff_max": "long"}, "task x: retry_backoff_max: 'long' is not a duration"),
+    ],
+)
+def test_what_a_retry_could_not_use_is_an_error_where_it_is_declared(
+    bench: Bench, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        bench.app.task(name="x", **options)(lambda: None)
+
+
+@pytest.mark.parametrize("wrong", [{"countdown": math.inf}, {"max_retries": "3"}, {"queue": ""}, {"ignore_result": 1}])
+def test_a_retry_with_a_value_that_does_not_fit_is_a_failure(bench: Bench, wrong: dict[str, Any]) -> None:
+    @bench.app.task(bind=True)
+    def again(self: Any) -> None:
+        self.retry(**wrong)
+
+    result = again.delay()
+    assert bench.run().state == states.FAILURE
+    assert isinstance(result.result, (ValueError, TypeError))
+    assert bench.transport.envelopes == []
 
 
 def test_the_call_sets_the_number_of_retries(bench: Bench) -> None:

@@ -156,6 +156,13 @@ def test_one_name_belongs_to_one_function(bench: Bench) -> None:
         bench.app.task(name="new", aliases=["taken"])(other)
 
 
+@pytest.mark.parametrize("options", [{"name": 5}, {"name": "a", "aliases": 5}, {"name": "a", "aliases": ["b", 5]}])
+def test_names_are_text(bench: Bench, options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"name must be text|must be a list of names"):
+        bench.app.task(**options)(lambda: None)
+    assert dict(bench.app.tasks) == {}
+
+
 def test_aliases(bench: Bench) -> None:
     @bench.app.task(name="new", aliases=("old", "older"))
     def work() -> int:
