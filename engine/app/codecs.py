@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from engine.app.nearest import did_you_mean
 from engine.contract.codec import Codec
 from engine.errors import ConfigError, SerializationError
 
@@ -141,8 +142,18 @@ def find(name: str) -> Codec:
     try:
         return _codecs[name]
     except KeyError:
-        known = ", ".join(sorted(_codecs))
-        raise ConfigError(f"no serializer {name!r}: there are {known}; others come from a plugin") from None
+        raise ConfigError(unknown(name)) from None
+
+
+def exists(name: str) -> bool:
+    """Is there a codec of that name, built in or from a plugin that was loaded?"""
+    return name in _codecs
+
+
+def unknown(name: str) -> str:
+    """Returns what is said of a name that no codec has."""
+    others = f": there are {', '.join(sorted(_codecs))}; others come from a plugin"
+    return f"no serializer {name!r}{did_you_mean(name, _codecs) or others}"
 
 
 def register(codecs: Mapping[str, Codec] | Sequence[Codec]) -> None:

@@ -1,14 +1,41 @@
-"""Settings and tasks that do not fit each other: nothing fails, and nobody would notice."""
+"""Settings and tasks that do not fit each other: where nothing fails by itself, so that nobody would notice."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from engine.app import codecs
 from engine.app.app import Engine
 from engine.app.config.durations import exact
 from engine.app.nearest import did_you_mean
 from engine.app.settings import Settings
+from engine.errors import ConfigError
+
+
+def refuse(settings: Settings, app: Engine) -> None:
+    """Raises ConfigError for what no worker can mean: a serializer that does not exist, with which nothing can be sent
+    or read. Called where the app was imported for a worker."""
+    if problems := [*unknown_in_accept(settings), *unknown_serializers(settings, app)]:
+        raise ConfigError("; ".join(problems))
+
+
+def unknown_in_accept(settings: Settings) -> Iterator[str]:
+    """Yields a sentence for each serializer in ``[worker] accept`` that does not exist."""
+    for name in settings.worker.accept:
+        if not codecs.exists(name):
+            yield f"[worker] accept: {codecs.unknown(name)}"
+
+
+def unknown_serializers(settings: Settings, app: Engine) -> Iterator[str]:
+    """Yields a sentence for each serializer of tasks that does not exist."""
+    tasks: dict[str, list[str]] = {}
+    for name, task in sorted(app.tasks.items()):
+        if not codecs.exists(task.options.serializer):
+            tasks.setdefault(task.options.serializer, []).append(name)
+    for serializer, names in tasks.items():
+        where = "[tasks] serializer" if serializer == settings.tasks.serializer else f"serializer of {', '.join(names)}"
+        yield f"{where}: {codecs.unknown(serializer)}"
 
 
 def misspelt(settings: Settings, app: Engine) -> Iterator[str]:
@@ -20,10 +47,10 @@ def misspelt(settings: Settings, app: Engine) -> Iterator[str]:
 
 
 def unaccepted(settings: Settings, app: Engine) -> Iterator[str]:
-    """Yields a sentence for each task whose own messages this worker would refuse."""
+    """Yields a sentence for each task whose own messages this worker fetches, and would refuse."""
     for name, task in sorted(app.tasks.items()):
         serializer = task.options.serializer
-        if serializer not in settings.worker.accept:
+        if serializer not in settings.worker.accept and task.route.queue in settings.worker.queues:
             yield f"{name} is sent as {serializer}, which [worker] accept does not have: it would not run"
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.app import misfits
+from engine.app.codecs import register
 from engine.app.config.loader import readable, socket_path
 from engine.app.discovery import load_app
-from engine.app.nearest import did_you_mean
 from engine.app.plugins import codecs, load_observers, open_results, open_transport
 from engine.app.settings import Settings
 from engine.cli import output
@@ -23,8 +23,6 @@ from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, EngineErro
 
 if TYPE_CHECKING:
     from engine.app.app import Engine
-
-BUILT_IN_CODECS = ("json", "msgpack", "pickle")
 
 
 @dataclass(frozen=True)
@@ -56,15 +54,13 @@ def plugins(settings: Settings) -> Iterator[Finding]:
     """Observers and codecs: ``[plugins]``, and ``[worker] accept``."""
     try:
         named = list(load_observers(settings.plugins).list_name_plugin())
-        names = [*BUILT_IN_CODECS, *(codec.name for codec in codecs(settings.plugins))]
+        register(codecs(settings.plugins))
     except ConfigError as error:
         yield Finding("error", "plugins", str(error))
         return
     if named:
         yield Finding("ok", "plugins", ", ".join(name for name, _ in named))
-    for name in settings.worker.accept:
-        if name not in names:
-            yield Finding("error", "plugins", f"[worker] accept: there is no codec {name!r}{did_you_mean(name, names)}")
+    yield from (Finding("error", "plugins", text) for text in misfits.unknown_in_accept(settings))
     if "pickle" in settings.worker.accept:
         yield Finding("warning", "plugins", "[worker] accept has pickle: whoever can write to the broker runs any code")
 
@@ -101,14 +97,14 @@ def app(settings: Settings) -> tuple[Engine | None, list[Finding]]:
     """The app: does it import, which tasks has it, what would a fork of it break, do its settings fit. Returns it, if
     it can be imported, and the findings."""
     threads, sockets = set(threading.enumerate()), open_sockets()
-    tasks_before = native_threads()
+    native = native_threads()
     try:
         engine = load_app(settings)
     except ConfigError as error:
         return None, [Finding("error", "app", str(error))]
     names = sorted(engine.tasks)
     text = f"{settings.engine.app}: {output.counted(len(names), 'task')}: {', '.join(names) or 'none'}"
-    hazards = _hazards(set(threading.enumerate()) - threads, native_threads() - tasks_before, open_sockets() - sockets)
+    hazards = _hazards(set(threading.enumerate()) - threads, native_threads() - native, open_sockets() - sockets)
     return engine, [Finding("ok", "app", text), *hazards, *_misfits(settings, engine)]
 
 
@@ -184,8 +180,11 @@ def _misfits(settings: Settings, engine: Engine) -> Iterator[Finding]:
     if early:
         text = f"acks_late is off for {', '.join(sorted(early))}: they are lost when their process dies"
         yield Finding("note", "tasks", text)
-    yield from (Finding("error", "tasks", text) for text in misfits.unaccepted(settings, engine))
-    yield from (Finding("warning", "tasks", text) for text in misfits.fetched_elsewhere(settings, engine))
+    unknown = [Finding("error", "tasks", text) for text in misfits.unknown_serializers(settings, engine)]
+    yield from unknown
+    if not unknown:  # how a task is sent can be told
+        yield from (Finding("error", "tasks", text) for text in misfits.unaccepted(settings, engine))
+        yield from (Finding("warning", "tasks", text) for text in misfits.fetched_elsewhere(settings, engine))
 
 
 def _each(level: str, about: str, error: EngineError) -> Iterator[Finding]:

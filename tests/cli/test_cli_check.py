@@ -10,7 +10,7 @@ import pytest
 from playground import Ended, Engine
 
 from engine.app import registry
-from engine.cli import checks, system
+from engine.cli import system
 from engine.errors import BrokerUnavailable, ConfigError, TransportError
 
 APP = "from engine import Engine\napp = Engine('shop')\n"
@@ -91,7 +91,7 @@ def test_quiet_leaves_out_what_is_well(check: Check) -> None:
         (CONFIG.replace("shop_app", "shop_ap"), "app", "[engine] app: no module 'shop_ap', did you mean"),
         (CONFIG + '[plugins]\nload = ["x.py"]\n', "plugins", "[plugins] load: x.py: no such file"),
         (CONFIG + '[plugins]\nenable = ["x"]\n', "plugins", "[plugins] enable: no plugin 'x' is installed"),
-        (CONFIG + '[worker]\naccept = ["jason"]\n', "plugins", "there is no codec 'jason', did you mean \"json\"?"),
+        (CONFIG + '[worker]\naccept = ["jason"]\n', "plugins", "no serializer 'jason', did you mean \"json\"?"),
     ],
 )
 def test_errors(check: Check, config: str, about: str, said: str) -> None:
@@ -170,6 +170,38 @@ def test_settings_that_do_not_fit_the_app(check: Check) -> None:
     assert any(about == "tasks" and "sent as pickle, which [worker] accept" in text for _, about, text in found)
 
 
+@pytest.mark.parametrize(
+    ("app", "config", "said"),
+    [
+        (
+            "@app.task(serializer='jsn')\ndef post(): ...\n",
+            "",
+            "serializer of shop_app.post: no serializer 'jsn', did you",
+        ),
+        (
+            "@app.task\ndef post(): ...\n",
+            '[tasks]\nserializer = "yaml"\n',
+            "[tasks] serializer: no serializer 'yaml': ",
+        ),
+        (
+            "",
+            '[worker]\naccept = ["json", "picle"]\n',
+            "[worker] accept: no serializer 'picle', did you mean \"pickle\"?",
+        ),
+    ],
+)
+def test_serializers_that_do_not_exist(check: Check, app: str, config: str, said: str) -> None:
+    ended = check("--json", app=APP + app, config=CONFIG + config)
+    assert ended.status == 78
+    [error] = [text for level, _, text in _findings(ended) if level == "error"]
+    assert error.startswith(said)
+
+
+def test_a_task_that_another_worker_accepts_is_no_error(check: Check) -> None:
+    app = APP + "@app.task(queue='slow', serializer='pickle')\ndef post(): ...\n"
+    assert check("--json", app=app).status == 0
+
+
 def test_what_only_the_code_gives_is_shown(check: Check) -> None:
     app = APP.replace("'shop'", "'shop', broker='sqlite:///shop.db', result_expires='1h', max_retries=7")
     ended = check("--no-connect", app=app, config='[engine]\napp = "shop_app"\n[results]\nurl = "memory://"\n')
@@ -230,4 +262,3 @@ def test_a_socket_that_cannot_be(check: Check, folder: Path) -> None:
 def test_errors_are_known() -> None:
     assert issubclass(BrokerUnavailable, TransportError)
     assert not issubclass(ConfigError, TransportError)
-    assert checks.BUILT_IN_CODECS == ("json", "msgpack", "pickle")

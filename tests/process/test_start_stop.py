@@ -251,6 +251,17 @@ def test_a_limit_for_a_task_that_does_not_exist_is_warned_of(site):
     wait_for(lambda: warning in engine.log, "the warning")
 
 
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_serializers_that_do_not_exist_are_refused(site, preload):
+    with open(site.folder / "tasks.py", "a") as file:
+        file.write("\napp.task(name='odd', serializer='yaml')(lambda: 1)\n")
+    engine = site.engine(worker=f'preload = {preload}\naccept = ["json", "picle"]').start(wait=False)
+    assert engine.wait() == 78
+    assert """[worker] accept: no serializer 'picle', did you mean "pickle"?""" in engine.log
+    assert "serializer of odd: no serializer 'yaml': there are json, msgpack, pickle; others" in engine.log
+    assert "Traceback" not in engine.log
+
+
 def test_the_end_of_its_terminal_ends_it_and_hup_on_a_terminal_reloads_it(site):
     ours, theirs = os.openpty()
     engine = site.engine().start(stderr=theirs)

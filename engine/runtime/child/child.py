@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from setproctitle import setproctitle
 
-from engine.app import ends, wire
+from engine.app import ends, misfits, wire
 from engine.app.app import Engine
 from engine.app.discovery import load_app
 from engine.app.execute import execute, run_hooks
@@ -110,6 +110,7 @@ def _app(birth: Birth, link: socket.socket) -> Engine:
     if birth.app is not None:
         return birth.app
     app = load_app(birth.settings)
+    misfits.refuse(birth.settings, app)
     template.forget_environment()
     wire.post(link, wire.encode(wire.Registry(birth.generation, app.task_infos())))
     return app

@@ -79,6 +79,7 @@ def forget_environment() -> None:
 
 def _import_app(settings: Settings) -> tuple[Engine, list[str]]:
     app = load_app(settings)
+    misfits.refuse(settings, app)
     notes = [text for look in misfits.HARMFUL for text in look(settings, app)]
     others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
     if others:
