@@ -31,7 +31,9 @@
          ├─ SoftTimeLimitExceeded       the soft limit
          └─ Interrupted                 shutdown, or revoke(terminate=True)
 
-Every class keeps what it knows in fields and in ``args``, so that it survives a trip through a result backend.
+Every class keeps what it knows in fields and in ``args``, as plain numbers and text, so that it survives a trip through
+a result backend. What ``get()`` raises is an ``Exception`` in any case: of a task that ended by `SoftTimeLimitExceeded`
+it is one of that class and a `TaskError`.
 """
 
 from __future__ import annotations
@@ -99,8 +101,8 @@ class TimeLimitExceeded(TaskError):
     """The task was killed at its hard limit of ``seconds``."""
 
     def __init__(self, seconds: float, stack: str | None = None) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
+        super().__init__(float(seconds))
+        self.seconds = float(seconds)
         self.stack = stack
 
     def __str__(self) -> str:
@@ -111,9 +113,9 @@ class MemoryLimitExceeded(TaskError):
     """The task was killed when it had used ``used`` bytes, ``limit`` being allowed."""
 
     def __init__(self, used: int, limit: int) -> None:
-        super().__init__(used, limit)
-        self.used = used
-        self.limit = limit
+        super().__init__(int(used), int(limit))
+        self.used = int(used)
+        self.limit = int(limit)
 
     def __str__(self) -> str:
         return f"killed at {self.used / 2**20:.0f} MiB, its memory limit being {self.limit / 2**20:.0f} MiB"
@@ -169,8 +171,8 @@ class SoftTimeLimitExceeded(ControlFlow):
     """Raised inside a task at its soft limit of ``seconds``; it may be caught to clean up before the hard limit."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
+        super().__init__(float(seconds))
+        self.seconds = float(seconds)
 
     def __str__(self) -> str:
         return f"soft time limit of {self.seconds:g} s exceeded"

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from engine.contract.results import Body, Failure
-from engine.errors import RemoteError
+from engine.errors import ControlFlow, RemoteError, TaskError
 
 TEXT_MAX = 64 * 1024
 """Longest text kept of an exception, and of its traceback, in characters."""
@@ -92,14 +92,34 @@ def rebuild(body: Body) -> BaseException:
 
 
 def bearable(error: BaseException) -> BaseException:
-    """Returns what ``get()`` raises: the exception, or a RemoteError in place of one that would end the process of the
-    caller (SystemExit, KeyboardInterrupt) or its coroutine (GeneratorExit, CancelledError)."""
+    """Returns what ``get()`` raises: the exception, or one that is easier on the caller. In place of what would end its
+    process (SystemExit, KeyboardInterrupt) or its coroutine (GeneratorExit, CancelledError) a RemoteError; in place of
+    control flow, which no ``except Exception`` of the caller's would catch, one of the same class that is a TaskError
+    too."""
     kind = type(error)
+    if isinstance(error, ControlFlow) and not isinstance(error, Exception):
+        ended = _ended_by(kind, error.args).with_traceback(error.__traceback__)
+        for note in getattr(error, "__notes__", ()):
+            ended.add_note(note)
+        return ended
     if isinstance(error, Exception) or kind.__module__ not in ("builtins", "asyncio.exceptions"):
         return error
     remote = RemoteError(f"{kind.__module__}.{kind.__qualname__}", text_of(error))
     remote.__cause__ = error
     return remote
+
+
+def _ended_by(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    return _exception_class(kind)(*args)
+
+
+def _exception_class(kind: type[BaseException]) -> type[BaseException]:
+    def again(self: BaseException) -> tuple[Any, ...]:
+        return _ended_by, (kind, self.args)
+
+    # It goes by the name of the class that it stands for, in tracebacks and in records of tasks that raise it on.
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind, TaskError), {**names, "__reduce__": again})
 
 
 def _construct(failure: Failure) -> BaseException | None:
@@ -109,6 +129,8 @@ def _construct(failure: Failure) -> BaseException | None:
     for args in _arguments(failure):
         try:
             error = kind(*args)
+            if failure.args is msgspec.UNSET:
+                str(error)  # made from its text alone: one that cannot be printed then helps nobody
         except Exception:  # noqa: BLE001 - the class may want other arguments than it kept
             continue
         if isinstance(error, kind):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import pickle
 import sys
 import threading
 import time
@@ -15,7 +16,10 @@ from app_fakes import Bench, DictResults, FakeRun
 
 from engine import (
     JoinError,
+    Reject,
     RemoteError,
+    SoftTimeLimitExceeded,
+    TaskError,
     TaskRevokedError,
     TimeLimitExceeded,
     TimeoutError,  # noqa: A004 - what is tested
@@ -23,6 +27,7 @@ from engine import (
     states,
 )
 from engine.app import commands, ends, failures
+from engine.app.settings import Duration
 from engine.contract import Body, CannotTell, Capabilities, Failure, Found, Record
 
 
@@ -223,6 +228,48 @@ def test_exceptions_with_odd_constructors() -> None:
     assert str(error) == "test_app_results.Odd: 1: r"
     assert isinstance(failures.rebuild(failed(failures.describe(Picky(1, 2)))), RemoteError)
     assert isinstance(failures.rebuild(failed(failures.describe(KeyError(object())))), KeyError)
+
+
+class OfAnOrder(Exception):
+    """Speaks of what it was made from, which no record carries."""
+
+    def __init__(self, order: Any) -> None:
+        super().__init__(order)
+        self.order = order
+
+    def __str__(self) -> str:
+        return f"order {self.order['id']}"
+
+
+def test_an_exception_that_could_not_be_printed_here_is_a_remote_error_with_its_text() -> None:
+    error = failures.rebuild(failed(failures.describe(OfAnOrder({"id": 7}))))
+    assert isinstance(error, RemoteError)
+    assert str(error).endswith("OfAnOrder: order 7")
+
+
+@pytest.mark.parametrize("kind", [Duration, float, int])
+def test_a_soft_limit_says_its_seconds_wherever_it_was_set(kind: type[float]) -> None:
+    error = failures.rebuild(failed(failures.describe(SoftTimeLimitExceeded(kind(2)))))
+    assert isinstance(error, SoftTimeLimitExceeded)
+    assert (error.seconds, str(error)) == (2.0, "soft time limit of 2 s exceeded")
+
+
+def test_control_flow_that_ended_a_task_is_an_exception_for_its_caller() -> None:
+    given = failures.rebuild(failed(failures.describe(SoftTimeLimitExceeded(2.0))))
+    raised = failures.bearable(given)
+    assert isinstance(raised, SoftTimeLimitExceeded)
+    assert isinstance(raised, TaskError)
+    assert str(raised) == "soft time limit of 2 s exceeded"
+    assert raised.__notes__ == ["In the worker:\nTraceback: there"]
+    assert failures.bearable(raised) is raised
+    again = pickle.loads(pickle.dumps(raised))
+    assert isinstance(again, SoftTimeLimitExceeded)
+    assert isinstance(again, TaskError)
+    assert failures.describe(raised) == failures.describe(given)
+    rejected = failures.bearable(Reject("no seat"))
+    assert isinstance(rejected, Exception)
+    assert isinstance(rejected, Reject)
+    assert str(rejected) == "no seat"
 
 
 class Hostile(Exception):
