@@ -23,7 +23,8 @@ from engine.contract.transport import Worker
 from engine.errors import AlreadyRunning, ConfigError
 from engine.runtime import log as log_setup
 from engine.runtime.supervisor.commands import ControlSocket
-from engine.runtime.supervisor.supervisor import Plant, Supervisor
+from engine.runtime.supervisor.fleet import Fleet
+from engine.runtime.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("engine.supervisor")
 SPARE_DESCRIPTORS = 128
@@ -46,14 +47,14 @@ def start(config: Config) -> int:
     if config.path is not None:
         os.environ["ENGINE_CONFIG"] = str(config.path.absolute())
     setproctitle(f"engine: supervisor ({settings.engine.name})")
-    with _name_lock(config) as name_fd, _incarnation(config) as (worker, worker_fd):
+    with _name_lock(config), _incarnation(config) as worker:
         log.info("engine %s %s starts: importing %s", settings.engine.name, __version__, settings.engine.app)
         commands = ControlSocket(socket_path(settings))
         commands.listen()
         try:
             concurrency = settings.worker.concurrency or len(os.sched_getaffinity(0))
             _allow_descriptors(concurrency)
-            return Supervisor(Plant(config, worker, concurrency, commands, writer, [name_fd, worker_fd])).run()
+            return Supervisor(Fleet(config, worker, concurrency), commands, writer).run()
         finally:
             commands.close()
 
@@ -81,7 +82,7 @@ def _append_to_files() -> None:
 
 
 @contextmanager
-def _name_lock(config: Config) -> Iterator[int]:
+def _name_lock(config: Config) -> Iterator[None]:
     """Holds the engine's name on this host. The file stays: removing it would let two hold locks on two files."""
     path = lock_path(config.settings)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -95,7 +96,7 @@ def _name_lock(config: Config) -> Iterator[int]:
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
-        yield fd
+        yield
     finally:
         os.close(fd)
 
@@ -105,7 +106,7 @@ def _pid_in(fd: int) -> str:
 
 
 @contextmanager
-def _incarnation(config: Config) -> Iterator[tuple[Worker, int]]:
+def _incarnation(config: Config) -> Iterator[Worker]:
     """Makes the worker's identity, and holds its lock: when the kernel lets go of that, this incarnation is dead."""
     folder = runtime_dir(config.settings) / "workers"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -116,7 +117,7 @@ def _incarnation(config: Config) -> Iterator[tuple[Worker, int]]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        yield Worker(name, socket.gethostname(), boot_id, str(path), float(config.settings.worker.dead_after)), fd
+        yield Worker(name, socket.gethostname(), boot_id, str(path), float(config.settings.worker.dead_after))
         path.unlink(missing_ok=True)
     finally:
         os.close(fd)

@@ -33,7 +33,6 @@ class Enforcer:
         self._board = board
         self._pool = pool
         self._name_of = name_of
-        self.kills = 0
 
     def look(self) -> Due:
         """Reads the board."""
@@ -78,7 +77,6 @@ class Enforcer:
         self._await_stops(set(sentences))
         below = processes.descendants(child.pid for child in doomed)
         processes.kill([*(child.pid for child in doomed), *below])
-        self.kills += len(doomed)
         for child in doomed:
             name, why = self._name_of(child), _reason_text(sentences[child.slot])
             log.warning("killed child %d (pid %d) at %s: %s", child.slot, child.pid, name, why)

@@ -11,17 +11,14 @@ import logging
 import math
 import time
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from engine.app.config.durations import brief
 from engine.runtime import control
 from engine.runtime.board import RUN, SHUTDOWN
 from engine.runtime.processes import Exit
 from engine.runtime.supervisor.children import Sentence, Stage
+from engine.runtime.supervisor.fleet import Fleet
 from engine.runtime.supervisor.generations import Phase
-
-if TYPE_CHECKING:
-    from engine.runtime.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("engine.supervisor")
 GRACE = 5.0
@@ -42,26 +39,21 @@ class Step(Enum):
 class Shutdown:
     """The end of an engine, and the kills that follow an interruption."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
         self.step = Step.UP
         self._deadline = math.inf
         self._status = 0
         self._revoked: dict[int, tuple[int, float]] = {}
 
-    @property
-    def begun(self) -> bool:
-        """Is the engine on its way down?"""
-        return self.step is not Step.UP
-
     def drain(self, why: str) -> None:
         """Begins a drain, if nothing stronger has begun."""
-        self._drain(why, self._supervisor.config.settings.worker.shutdown_timeout)
+        self._drain(why, self._fleet.config.settings.worker.shutdown_timeout)
 
     def _drain(self, why: str, timeout: float) -> None:
-        if self.begun:
+        if self._fleet.draining:
             return
-        running = len(self._supervisor.enforcer.running())
+        running = len(self._fleet.enforcer.running())
         if running and timeout <= 0:
             log.info("%s: draining; %d running, to be interrupted now", why, running)
         elif running:
@@ -71,10 +63,10 @@ class Shutdown:
         self._begin(timeout)
 
     def _begin(self, timeout: float) -> None:
-        supervisor = self._supervisor
+        self._fleet.draining = True
         self.step, self._deadline = Step.DRAINING, time.monotonic() + timeout
-        supervisor.dispatcher.tell(control.Drain())
-        for generation in supervisor.generations:
+        self._fleet.dispatcher.tell(control.Drain())
+        for generation in self._fleet.generations:
             if generation.phase in (Phase.LOADING, Phase.TRIAL):
                 generation.shut()
 
@@ -86,7 +78,7 @@ class Shutdown:
 
     def interrupt(self) -> None:
         """INT: the first drains, the second is quick."""
-        if self.begun:
+        if self._fleet.draining:
             self.quick("second INT")
         else:
             self.drain("INT")
@@ -97,7 +89,7 @@ class Shutdown:
             return
         log.critical("%s", line)
         self._status = status
-        if self.begun:
+        if self._fleet.draining:
             self.quick("giving up")
         else:
             self._begin(0.0)
@@ -106,7 +98,7 @@ class Shutdown:
         """The dispatcher has exited. If that is how it finished it is not started again; otherwise the next one
         finishes what it left."""
         if self.step is Step.FINISHING and end.status in (0, 1):
-            self._supervisor.dispatcher.wanted = False
+            self._fleet.dispatcher.wanted = False
             self._status = self._status or end.status
 
     def revoke(self, slot: int, run: int) -> None:
@@ -117,8 +109,8 @@ class Shutdown:
         """Returns when `advance` has something to do: a monotonic time."""
         return min([self._deadline, *(at for _, at in self._revoked.values())])
 
-    def advance(self, now: float) -> None:
-        """Moves on."""
+    def advance(self, now: float) -> int | None:
+        """Moves on; returns the exit status when all processes are gone."""
         self._kill_revoked(now)
         if self.step is Step.DRAINING and now >= self._deadline:
             self._interrupt_all(now)
@@ -127,72 +119,72 @@ class Shutdown:
         elif self.step is Step.INTERRUPTING:
             self._press(now)
         if self.step is Step.FINISHING:
-            self._await_dispatcher(now)
+            return self._await_dispatcher(now)
+        return None
 
     def _childless(self) -> bool:
-        pool = self._supervisor.pool
+        pool = self._fleet.pool
         for child in pool.children:
-            if child.stage is Stage.ORDERED and _gone(self._supervisor, child.template):
+            if child.stage is Stage.ORDERED and self._is_gone(child.template):
                 pool.empty(child)
         return all(child.stage is Stage.EMPTY for child in pool.children)
 
+    def _is_gone(self, template: int) -> bool:
+        generation = self._fleet.generation(template)
+        return generation is None or not generation.template.pid
+
     def _interrupt_all(self, now: float) -> None:
         self.step, self._deadline = Step.INTERRUPTING, now + GRACE
-        for generation in self._supervisor.generations:
+        for generation in self._fleet.generations:
             generation.shut()
-        running = self._supervisor.enforcer.running()
+        running = self._fleet.enforcer.running()
         for child, _ in running:
-            log.warning("interrupting child %d (pid %d) at %s", child.slot, child.pid, self._supervisor.task_of(child))
+            log.warning("interrupting child %d (pid %d) at %s", child.slot, child.pid, self._fleet.task_of(child))
         self._press(now)
 
     def _press(self, now: float) -> None:
         """Interrupts what runs; kills it when the grace is over."""
-        supervisor = self._supervisor
-        for child, run in supervisor.enforcer.running():
-            supervisor.enforcer.ask(child.slot, run, SHUTDOWN)
+        fleet = self._fleet
+        for child, run in fleet.enforcer.running():
+            fleet.enforcer.ask(child.slot, run, SHUTDOWN)
         if now < self._deadline:
             return
         self._deadline = now + GRACE
-        doomed = [child for child in supervisor.pool.living() if child.sentence is None]
+        doomed = [child for child in fleet.pool.living() if child.sentence is None]
         if doomed:
             self._status = self._status or 1
-            boards = {child.slot: supervisor.board.slot(child.slot)[RUN] for child in doomed}
-            supervisor.enforcer.execute({slot: Sentence("shutdown", number) for slot, number in boards.items()})
+            boards = {child.slot: fleet.board.slot(child.slot)[RUN] for child in doomed}
+            fleet.enforcer.execute({slot: Sentence("shutdown", number) for slot, number in boards.items()})
 
     def _finish(self, now: float) -> None:
         self.step, self._deadline = Step.FINISHING, now + FINISH_TIMEOUT
-        for generation in self._supervisor.generations:
+        for generation in self._fleet.generations:
             generation.template.dismiss()
-        if self._supervisor.booted and not self._supervisor.dispatcher.backoff.hopeless:
-            self._supervisor.dispatcher.tell(control.Finish())
+        if self._fleet.booted and not self._fleet.dispatcher.backoff.hopeless:
+            self._fleet.dispatcher.tell(control.Finish())
         else:
-            self._supervisor.dispatcher.dismiss()
+            self._fleet.dispatcher.dismiss()
 
-    def _await_dispatcher(self, now: float) -> None:
-        supervisor = self._supervisor
-        dispatcher = supervisor.dispatcher
+    def _await_dispatcher(self, now: float) -> int | None:
+        dispatcher = self._fleet.dispatcher
         if dispatcher.wanted and now >= self._deadline:
             log.error("the dispatcher did not settle what was left in %g s: killing it", FINISH_TIMEOUT)
             self._status = self._status or 1
             dispatcher.dismiss()
             self._deadline = math.inf
-        templates = any(generation.template.pid for generation in supervisor.generations)
-        if not dispatcher.pid and not dispatcher.wanted and not templates:
-            if self._status in (0, 1):
-                log.info("stopped")
-            supervisor.end(self._status)
+        templates = any(generation.template.pid for generation in self._fleet.generations)
+        if dispatcher.pid or dispatcher.wanted or templates:
+            return None
+        if self._status in (0, 1):
+            log.info("stopped")
+        return self._status
 
     def _kill_revoked(self, now: float) -> None:
-        supervisor = self._supervisor
+        fleet = self._fleet
         for slot, (run, at) in list(self._revoked.items()):
-            running = {child.slot: number for child, number in supervisor.enforcer.running()}
+            running = {child.slot: number for child, number in fleet.enforcer.running()}
             if running.get(slot) != run:
                 del self._revoked[slot]
             elif now >= at:
                 del self._revoked[slot]
-                supervisor.enforcer.execute({slot: Sentence("revoked", run)})
-
-
-def _gone(supervisor: Supervisor, template: int) -> bool:
-    generation = supervisor.generation(template)
-    return generation is None or not generation.template.pid
+                fleet.enforcer.execute({slot: Sentence("revoked", run)})

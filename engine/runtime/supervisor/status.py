@@ -5,80 +5,78 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from engine import __version__
 from engine.app.config.loader import readable
 from engine.runtime import board as words
 from engine.runtime.board import STATE_NAMES
 from engine.runtime.supervisor.children import Child, Stage
+from engine.runtime.supervisor.commands import Answer
+from engine.runtime.supervisor.fleet import Fleet
+from engine.runtime.supervisor.reload import Reload
 from engine.runtime.supervisor.services import Service
-
-if TYPE_CHECKING:
-    from engine.runtime.supervisor.supervisor import Supervisor
-
-Answer = dict[str, Any]
+from engine.runtime.supervisor.shutdown import Shutdown
 
 
-def verbs(supervisor: Supervisor) -> dict[str, Callable[[], Answer]]:
+def verbs(fleet: Fleet, reload: Reload, shutdown: Shutdown) -> dict[str, Callable[[], Answer]]:
     """Returns what can be asked, by verb."""
 
     def stop() -> Answer:
-        supervisor.shutdown.drain("stop command")
+        shutdown.drain("stop command")
         return {"ok": True, "pid": _pid()}
 
     def quit_() -> Answer:
-        supervisor.shutdown.quick("quit command")
+        shutdown.quick("quit command")
         return {"ok": True, "pid": _pid()}
 
-    def reload() -> Answer:
-        if supervisor.shutdown.begun:
+    def ask_to_reload() -> Answer:
+        if fleet.draining:
             return {"ok": False, "error": "the engine is shutting down"}
-        supervisor.reload.ask()
+        reload.ask()
         return {"ok": True, "pid": _pid()}
 
     return {
-        "ping": lambda: {"ok": True, "pid": _pid(), "name": supervisor.config.settings.engine.name},
-        "status": lambda: status(supervisor),
+        "ping": lambda: {"ok": True, "pid": _pid(), "name": fleet.config.settings.engine.name},
+        "status": lambda: status(fleet, reload),
         "stop": stop,
         "quit": quit_,
-        "reload": reload,
+        "reload": ask_to_reload,
     }
 
 
-def status(supervisor: Supervisor) -> Answer:
+def status(fleet: Fleet, reload: Reload) -> Answer:
     """Returns the state of all processes and slots. Durations are seconds."""
-    settings = supervisor.config.settings
+    settings = fleet.config.settings
     return {
         "ok": True,
         "name": settings.engine.name,
         "pid": _pid(),
-        "worker": supervisor.plant.worker.id,
+        "worker": fleet.worker.id,
         "version": __version__,
-        "state": _state(supervisor),
-        "uptime": time.monotonic() - supervisor.started_at,
-        "concurrency": supervisor.pool.concurrency,
+        "state": _state(fleet),
+        "uptime": time.monotonic() - fleet.started_at,
+        "concurrency": fleet.pool.concurrency,
         "queues": settings.worker.queues,
-        "reload": supervisor.reload.outcome,
+        "reload": reload.outcome,
         "broker": readable(settings.broker.url or ""),
         "processes": [
             {
                 "role": "supervisor",
                 "pid": _pid(),
-                "uptime": time.monotonic() - supervisor.started_at,
+                "uptime": time.monotonic() - fleet.started_at,
                 "restarts": 0,
             },
-            _service(supervisor.dispatcher),
-            *(_service(generation.template) for generation in supervisor.generations),
+            _service(fleet.dispatcher),
+            *(_service(generation.template) for generation in fleet.generations),
         ],
-        "slots": [_slot(supervisor, child) for child in supervisor.pool.children if child.stage is not Stage.EMPTY],
+        "slots": [_slot(fleet, child) for child in fleet.pool.children if child.stage is not Stage.EMPTY],
     }
 
 
-def _state(supervisor: Supervisor) -> str:
-    if supervisor.shutdown.begun:
+def _state(fleet: Fleet) -> str:
+    if fleet.draining:
         return "draining"
-    return "running" if supervisor.booted else "starting"
+    return "running" if fleet.booted else "starting"
 
 
 def _service(service: Service) -> Answer:
@@ -90,9 +88,9 @@ def _service(service: Service) -> Answer:
     }
 
 
-def _slot(supervisor: Supervisor, child: Child) -> Answer:
-    slot = supervisor.board.slot(child.slot)
-    generation = supervisor.generation(child.template)
+def _slot(fleet: Fleet, child: Child) -> Answer:
+    slot = fleet.board.slot(child.slot)
+    generation = fleet.generation(child.template)
     busy = slot[words.STATE] in (words.RUNNING, words.REPORTING)
     up = child.stage is Stage.UP
     return {
