@@ -298,6 +298,7 @@ class Engine:
                 settings,
                 broker=copied(settings.broker, url=settings.broker.url or code.broker.url),
                 results=copied(settings.results, url=settings.results.url or code.results.url),
+                # The operator's twice: their patterns come first, as the first that fits wins, and keep their queues.
                 routes={**settings.routes, **code.routes, **settings.routes},
             )
         )

@@ -85,10 +85,11 @@ class Client:
         """Closes all connections; the next use opens them again."""
         with self._sending:
             transport, self._transport = self._transport, None
+        idle, self._idle = self._idle, []
         if transport is not None:
             transport.close()
-        while self._idle:
-            self._idle.pop().close()
+        for backend in idle:
+            backend.close()
 
     def after_fork(self) -> None:
         """Forgets, in the child of a fork, what belongs to the parent. Nothing is closed."""

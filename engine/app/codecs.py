@@ -215,7 +215,7 @@ def _has_nan(value: Any) -> bool:
 
 def _fields(value: Any) -> Iterable[str]:
     kind: Any = type(value)
-    for names in ("__struct_fields__", "__dataclass_fields__"):
+    for names in ("__struct_fields__", "__dataclass_fields__", "__pydantic_fields__"):
         if hasattr(kind, names):
             return tuple(getattr(kind, names))
     return ()

@@ -31,7 +31,6 @@ def load_app(settings: Settings) -> Engine:
         raise ConfigError('no app: write app = "package.module" under [engine], or give --app package.module')
     app = find_app(spec)
     app.configure(settings)
-    app.set_current()
     for module in settings.engine.include:
         _import(module, "[engine] include")
     _import_tasks(app)

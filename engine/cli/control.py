@@ -45,15 +45,6 @@ def ask(settings: Settings, verb: str) -> dict[str, Any]:
     return answer
 
 
-def is_up(settings: Settings) -> bool:
-    """Does an engine of that name answer?"""
-    try:
-        ask(settings, "ping")
-    except NotRunning:
-        return False
-    return True
-
-
 class Watched:
     """A process whose end is waited for. The pidfd is taken while the process is known to be the engine, so that a pid
     that is used again cannot be mistaken for it."""

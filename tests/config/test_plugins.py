@@ -11,6 +11,7 @@ import pytest
 
 from engine.app import plugins
 from engine.app.plugins import entries
+from engine.app.plugins.modules import from_file
 from engine.app.settings import BrokerSection, PluginsSection, ResultsSection
 from engine.contract.results import ResultBackend
 from engine.contract.transport import Transport
@@ -211,6 +212,16 @@ def test_an_entry_point_that_is_no_module(install: Install) -> None:
 
 
 HOOK = "from engine.contract import hookimpl\n@hookimpl\n"
+
+
+def test_a_file_with_wrong_hooks_is_refused_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.py"
+    file.write_text(HOOK + "def engine_event(events): ...\n")
+    for _ in range(2):
+        with pytest.raises(PluginError, match='engine_event is not a hook, did you mean "engine_events"'):
+            from_file(str(file))
+    file.write_text(HOOK + "def engine_events(events): ...\n")
+    assert from_file(str(file)) is from_file(str(file)), "mended, it is imported once"
 
 
 @pytest.mark.parametrize(

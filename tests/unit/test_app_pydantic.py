@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from app_fakes import Bench
 
-from engine import RemoteError, states
+from engine import RemoteError, SerializationError, states
 from engine.app import failures
 from engine.contract.results import FAILURE, Body
 
@@ -135,3 +135,18 @@ def test_pickled_data_that_json_does_not_carry_is_no_model(bench: Bench) -> None
     assert work.apply((Line(sku="a", count=1),)).get() == 1
     with pytest.raises(ValueError, match="what JSON carries"):
         work.apply(({"sku": {1 + 2j}, "count": 1},)).get()
+
+
+def test_a_model_with_a_number_that_json_does_not_have_is_refused(bench: Bench) -> None:
+    class Reading(pydantic.BaseModel):
+        value: float
+        at: datetime | None = None
+
+    @bench.app.task
+    def work(readings: Any) -> Any:
+        return readings
+
+    assert work.apply(([Reading(value=1.5)],)).get() == [{"value": 1.5, "at": None}]
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(SerializationError, match="JSON has no nan and no infinity"):
+            work.delay([Reading(value=value)])

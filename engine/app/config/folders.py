@@ -20,12 +20,14 @@ def runtime_dir(settings: Settings) -> Path:
     Raises ConfigError when it is not a folder of this user's, or when others could put their own files there.
     """
     if settings.engine.runtime_dir is not None:
-        return _private(Path(settings.engine.runtime_dir).absolute(), "[engine] runtime_dir", 0o022)
+        # The operator's: it may be a link, and others may look at it.
+        path = Path(settings.engine.runtime_dir).absolute()
+        return _private(path, "[engine] runtime_dir", forbidden=0o022, may_be_link=True)
     if xdg := os.environ.get("XDG_RUNTIME_DIR"):
-        return _private(Path(xdg) / "engine", "$XDG_RUNTIME_DIR/engine", 0o077)
+        return _private(Path(xdg) / "engine", "$XDG_RUNTIME_DIR/engine")
     import tempfile  # late: with what it brings it takes 0.3 MB of every process, and most have a folder of their own
 
-    return _private(Path(tempfile.gettempdir()) / f"engine-{os.geteuid()}", "the runtime folder", 0o077)
+    return _private(Path(tempfile.gettempdir()) / f"engine-{os.geteuid()}", "the runtime folder")
 
 
 def socket_path(settings: Settings) -> Path:
@@ -44,10 +46,10 @@ def lock_path(settings: Settings) -> Path:
     return runtime_dir(settings) / f"{settings.engine.name}.lock"
 
 
-def _private(path: Path, what: str, forbidden: int) -> Path:
+def _private(path: Path, what: str, *, forbidden: int = 0o077, may_be_link: bool = False) -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.lstat() if forbidden & 0o055 else path.stat()
+        status = path.stat(follow_symlinks=may_be_link)
     except OSError as error:
         raise ConfigError(f"{what}: cannot make {path}: {error.strerror}") from None
     if not stat.S_ISDIR(status.st_mode):

@@ -66,7 +66,11 @@ def from_file(text: str) -> ModuleType:
     except Exception as error:  # whatever the plugin raises is told as its error
         del sys.modules[name]
         raise PluginError(f"[plugins] load: {place_of(error, str(path))}{type(error).__name__}: {error}") from error
-    check(module, f"plugin {text}")
+    try:
+        check(module, f"plugin {text}")
+    except PluginError:
+        del sys.modules[name]  # or the next call would return it as one that was checked
+        raise
     return module
 
 
