@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, cast
 
 import msgspec
 
 from engine.app import codecs, registry, routing
-from engine.app.absent import OF_THE_APP, instead
+from engine.app.absent import OF_THE_APP, instead, refuse_keywords
 from engine.app.calls import arguments, check_call
 from engine.app.client import Client
-from engine.app.conf import Conf, take_from_object
+from engine.app.conf import Conf, of_an_argument, take_from_object
 from engine.app.config.values import Value, convert
-from engine.app.decorator import Declares, check_free, declare
+from engine.app.decorator import Declares, check_free, declare, make_of_class
 from engine.app.eager import Watch, run_eagerly
 from engine.app.nearest import did_you_mean
-from engine.app.options import SECTION_NAMES, CallOptions, Defaults, DurationLike, Resolved, check_names, section_of
+from engine.app.options import SECTION_NAMES, CallOptions, Defaults, DurationLike, Resolved, section_of
 from engine.app.results import AsyncResult, EagerResult
 from engine.app.revocation import revoke
 from engine.app.run import Run
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from engine.app.coroutines import Loop
 
 Hook = TypeVar("Hook", bound=Callable[[], Any])
+ClassTask = TypeVar("ClassTask", bound=AnyTask[..., Any])
 
 
 class Engine:
@@ -94,7 +95,8 @@ class Engine:
         defaults: Mapping[str, Any],
     ) -> None:
         """Takes what the code says of settings, the weakest of all places. Errors name ``where``."""
-        check_names(defaults, SECTION_NAMES, where)
+        for option in defaults.keys() - SECTION_NAMES:
+            raise TypeError(f'{where}: unknown option "{option}"{of_an_argument(option, defaults[option])}')
         self._defaults = section_of(defaults, where)
         self._code = _code_settings(where, name, broker, backend, routes, result_expires)
 
@@ -125,6 +127,14 @@ class Engine:
         option, ConfigError for a value that does not fit or a name that another function has."""
         return declare(function, options, self, self._add)
 
+    def register_task(self, task: ClassTask | type[ClassTask]) -> ClassTask:
+        """Makes a task of a class that has a method ``run``, or of an instance of one: its attributes are the options,
+        and ``name`` is module and class unless it says otherwise. Raises as ``@app.task``, and TypeError for a class
+        without ``run``."""
+        made = make_of_class(task, self)
+        self._add(made)
+        return cast(ClassTask, made)
+
     def _add(self, task: AnyTask[..., Any]) -> None:
         check_free(task, self.find)
         self._own.add(task)
@@ -139,9 +149,11 @@ class Engine:
         self._stop_hooks.append(hook)
         return hook
 
-    def autodiscover_tasks(self, packages: Packages = None, related_name: str | None = "tasks") -> None:
+    def autodiscover_tasks(
+        self, packages: Packages = None, related_name: str | None = "tasks", force: bool = False
+    ) -> None:
         """Names packages whose module ``tasks`` a worker imports: a list, or a function that returns one; without any,
-        Django's apps. A package that has no such module is passed over."""
+        Django's apps. A package that has no such module is passed over. ``force`` is taken and means nothing."""
         self._modules.discover(packages, related_name)
 
     def config_from_object(
@@ -250,10 +262,11 @@ class Engine:
         """Returns a signature of a task by its name, which need not be registered here."""
         return Signature(self, name, args, kwargs, options, immutable)
 
-    def revoke(self, ids: Sequence[str], terminate: bool = False) -> None:
-        """Sees to it that tasks do not run (again). ``terminate`` interrupts those that run now. Raises
-        BrokerUnavailable, and TransportError where the broker cannot record it."""
-        revoke(self.client, ids, terminate, self.settings.results.expires)
+    def revoke(self, ids: str | Sequence[str], terminate: bool = False, **gone: Never) -> None:
+        """Sees to it that tasks do not run (again): one id, or several. ``terminate`` interrupts those that run now.
+        Raises BrokerUnavailable, and TransportError where the broker cannot record it."""
+        refuse_keywords(gone, "revoke")
+        revoke(self.client, [ids] if isinstance(ids, str) else list(ids), terminate, self.settings.results.expires)
 
     def close(self) -> None:
         """Closes the connections. The next use opens them again."""

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.app.absent import OF_AN_ENGINE, instead
 from engine.app.nearest import did_you_mean
-from engine.app.old_settings import EAGER, INSTEAD, MOVED, found_in, lines
+from engine.app.old_objects import found_in
+from engine.app.old_settings import EAGER, INSTEAD, MOVED, answer, lines
+from engine.app.options import SECTION_NAMES
 from engine.app.registry import App
 from engine.errors import ConfigError
+
+_ARGUMENTS = ("name", "broker", "backend", "include", "routes", "result_expires", *EAGER)
+_OTHER_UNITS = ("worker_max_memory_per_child", "task_default_rate_limit", "accept_content")
 
 
 class Conf:
     """Stands where Celery has its settings. ``task_always_eager`` and ``task_eager_propagates`` can be read and set, as
-    tests do; any other name raises ConfigError that says which TOML line to write."""
+    tests do. What has a place in the configuration can be read; setting it, and any other name, raises ConfigError that
+    says which TOML line to write."""
 
     def __init__(self, app: App) -> None:
         object.__setattr__(self, "_app", app)
@@ -41,13 +48,24 @@ class Conf:
             return getattr(self._app, name)
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in MOVED:
-            section, key = MOVED[name]
-            raise ConfigError(f"app.conf.{name}: it is [{section}] {key} here; app.settings.{section}.{key} reads it")
-        raise _refusal(name, None)
+        if name not in MOVED:
+            raise _refusal(name, None)
+        section, key = MOVED[name]
+        if name in _OTHER_UNITS:
+            raise ConfigError(
+                f"app.conf.{name}: it is [{section}] {key} here, in other units; app.settings.{section}.{key} reads it"
+            )
+        return getattr(self._app.resolve("", None) if section == "tasks" else getattr(self._app.settings, section), key)
 
     __setitem__ = __setattr__
     __getitem__ = __getattr__
+
+
+def of_an_argument(name: str, value: Any) -> str:
+    """Returns what to write in place of an argument that ``Engine(...)`` does not take, to be added to its error."""
+    if name not in OF_AN_ENGINE and (name in MOVED or name in INSTEAD):
+        return f": {answer(name, value)}"
+    return instead(name, OF_AN_ENGINE) or did_you_mean(name, [*_ARGUMENTS, *SECTION_NAMES])
 
 
 def take_from_object(conf: Conf, given: Any, namespace: str | None) -> None:
@@ -63,17 +81,7 @@ def take_from_object(conf: Conf, given: Any, namespace: str | None) -> None:
 
 
 def _refusal(name: str, value: Any) -> ConfigError:
-    if found := lines(name, value):
-        section, keys = found
-        shown = " ".join([f"[{section}]", *keys]) if len(keys) == 1 else "\n".join(["", f"[{section}]", *keys])
-        return ConfigError(f"app.conf.{name}: settings are not in code here; write in the TOML file: {shown}")
-    if name in INSTEAD:
-        return ConfigError(f"app.conf.{name}: {INSTEAD[name]}")
-    if name in MOVED:
-        section, key = MOVED[name]
-        return ConfigError(f"app.conf.{name}: leave it out: without the line, [{section}] {key} has its default")
-    hint = did_you_mean(name, [*MOVED, *INSTEAD, *EAGER])
-    return ConfigError(f"app.conf.{name}: there is no such setting{hint or '; docs/configuration.md lists all'}")
+    return ConfigError(f"app.conf.{name}: {answer(name, value)}")
 
 
 def _refusal_of_all(refused: Mapping[str, Any]) -> ConfigError:
@@ -81,7 +89,8 @@ def _refusal_of_all(refused: Mapping[str, Any]) -> ConfigError:
     others: list[str] = []
     for name, value in refused.items():
         if found := lines(name, value):
-            sections.setdefault(found[0], []).extend(found[1])
+            for section, keys in found.items():
+                sections.setdefault(section, []).extend(keys)
         else:
             others.append(str(_refusal(name, value)))
     shown = [text for section, keys in sections.items() for text in (f"[{section}]", *dict.fromkeys(keys))]

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from engine.app.absent import OF_A_REQUEST, instead
 from engine.app.run import Run
 from engine.contract.message import VERSION, Message
 
@@ -153,6 +154,13 @@ class Request:
             return default
         value = getattr(self, name, None)
         return self.headers.get(name, default) if value is None else value
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_A_REQUEST)}"
+            )
 
     def __repr__(self) -> str:
         return f"<Request {self.task}[{self.id}] retries={self.retries}>"

@@ -93,14 +93,18 @@ def make(function: Callable[..., Any], options: Mapping[str, Any], app: App | No
             f"{where}: bind=True gives the task as the first argument, and the function takes none: "
             f"write def {function.__name__}(self, ...), or leave bind=True out"
         )
-    definition = Definition(
+    return base.define(function, _definition(name, given), app)
+
+
+def _definition(name: str, given: Mapping[str, Any]) -> Definition:
+    where = f"task {name}"
+    return Definition(
         name=name,
         bind=bool(given.get("bind", False)),
         aliases=_names(given.get("aliases", ()), where),
         section=section_of(given, where),
         code=code_of(given, where),
     )
-    return base.define(function, definition, app)
 
 
 def _names(given: Any, where: str) -> tuple[str, ...]:
@@ -108,6 +112,18 @@ def _names(given: Any, where: str) -> tuple[str, ...]:
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{where}: aliases must be a list of names, not {given!r}")
     return tuple(names)
+
+
+def make_of_class(given: Any, app: App | None) -> Task[..., Any]:
+    """Makes the task of a class with a method ``run``, or of an instance of one, without registering it. Raises as
+    `declare`, and TypeError for a class without ``run``."""
+    kind = given if isinstance(given, type) else type(given)
+    if not issubclass(kind, Task) or not callable(getattr(kind, "run", None)):
+        raise TypeError(f"register_task takes a subclass of engine.Task that has def run(self, ...), not {given!r}")
+    definition = _definition(vars(kind).get("name") or name_of(kind, app), {**_class_options(kind), "bind": True})
+    task = kind.define(kind.run, definition, app, given if isinstance(given, Task) else None)
+    task.__name__, task.__doc__ = kind.__name__, kind.__doc__
+    return task
 
 
 def name_of(function: Callable[..., Any], app: App | None) -> str:

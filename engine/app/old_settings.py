@@ -1,15 +1,19 @@
-"""The settings of Celery projects: where each one went, and how a value is written in the TOML file."""
+"""The settings of Celery projects: where each one went, and how its value is written in the TOML file."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from engine.app.absent import PERIODIC
-from engine.errors import ConfigError
+from engine.app.nearest import did_you_mean
+from engine.app.old_schedules import cron_lines
+
+Lines: TypeAlias = Mapping[str, list[str]]
+"""Lines of a TOML file, by the section that they belong to."""
 
 EAGER = ("task_always_eager", "task_eager_propagates")
 """What stays in code, for tests."""
@@ -37,7 +41,7 @@ MOVED: Mapping[str, tuple[str, str]] = {
     "include": ("engine", "include"),
 }
 """Section and key of what has another name here."""
-_ABSOLUTE = "leave it out: times are absolute; a naive datetime is UTC"
+_ABSOLUTE = "leave it out: a naive datetime is UTC; give eta= and expires= one with its zone, datetime.now(UTC)"
 _OBSERVERS = "leave it out: [plugins] enable names observers"
 _NO_EXCHANGE = "leave it out: a queue is all there is; task_default_queue is [tasks] queue"
 _SENDING = "leave it out: a send is tried three times; retry= and retry_policy= at the call say otherwise"
@@ -86,57 +90,108 @@ INSTEAD: Mapping[str, str] = {
     "worker_redirect_stdouts": "leave it out: what tasks print goes where the engine's output goes",
     "worker_send_task_events": _OBSERVERS,
     "task_send_sent_event": _OBSERVERS,
+    "cache_backend": "leave it out: results are kept where [results] url says",
+    "result_cache_max": "leave it out: a result keeps its end once it was read",
+    "worker_disable_rate_limits": "leave it out, and the rate limits",
+    "worker_enable_remote_control": "leave it out: `engine status` asks the engine of this host",
+    "control_queue_ttl": "leave it out",
+    "event_queue_ttl": _OBSERVERS,
+    "event_queue_expires": _OBSERVERS,
+    "worker_log_color": "leave it out: the log is in colour on a terminal",
+    "worker_redirect_stdouts_level": "leave it out: what tasks print goes where the engine's output goes",
+    "security_key": "leave it out: messages are not signed",
+    "task_inherit_parent_priority": "write priority= at the call",
+    "task_remote_tracebacks": "leave it out: a traceback always comes along",
+    "task_allow_error_cb_on_chord_header": "leave it out: there are no chords",
+    "result_chord_join_timeout": "leave it out: there are no chords",
     "worker_pool": "leave it out: tasks run in processes, `async def` ones too",
     "worker_state_db": "leave it out: revocations are kept at the broker",
     "worker_cancel_long_running_tasks_on_connection_loss": "leave it out: tasks go on, and their ends are stored later",
 }
 """What is said instead, of what has no line in the file that says the same."""
 _MEMORY = "worker_max_memory_per_child"
+_SCHEMES = {
+    "pyamqp": "amqp",
+    "librabbitmq": "amqp",
+    "redis+socket": "redis+unix",
+    "db+sqlite": "sqlite",
+    "sqla+sqlite": "sqlite",
+}
+"""Schemes of URLs that have another name here."""
+_AMQP = ("amqp", "amqps")
 
 
-def lines(name: str, value: Any) -> tuple[str, list[str]] | None:
-    """Returns the TOML section and the lines in it for an old setting and its value; None when it has none."""
+def answer(name: str, value: Any) -> str:
+    """Returns what to do about one old setting: the lines to write, or what takes its place."""
+    if found := lines(name, value):
+        (comment, *_), *others = found.values()
+        if not others and comment.startswith("# "):
+            return comment.removeprefix("# ")
+        parts = [text for section, keys in found.items() for text in (f"[{section}]", *keys)]
+        text = " ".join(parts) if len(parts) == 2 else "\n".join(["", *parts])
+        return f"settings are not in code here; write in the TOML file: {text}"
+    if value and (found_lines := _periodic(name, value)):
+        return "\n".join([f"{INSTEAD[name]}. For cron, in this machine's time:", *found_lines])
+    if name in INSTEAD:
+        return INSTEAD[name]
+    if name in MOVED:
+        section, key = MOVED[name]
+        return f"leave it out: without the line, [{section}] {key} has its default"
+    hint = did_you_mean(name, [*MOVED, *INSTEAD, *EAGER])
+    return f"there is no such setting{hint or '; docs/configuration.md lists all'}"
+
+
+def lines(name: str, value: Any) -> Lines | None:
+    """Returns the lines of the TOML file for an old setting and its value; None when it has none."""
     if value is None:
         return None
     if name in MOVED:
         section, key = MOVED[name]
-        return section, [f"{key} = {_toml(_converted(name, value))}"]
+        if key == "url":
+            return {section: [_url_line(section, str(value))]}
+        return {section: [f"{key} = {_toml(_converted(name, value))}"]}
     if name == "task_routes" and isinstance(value, Mapping):
         routes = {pattern: to.get("queue") if isinstance(to, Mapping) else to for pattern, to in value.items()}
         if routes and all(isinstance(queue, str) for queue in routes.values()):
-            return "routes", [f"{_toml(str(pattern))} = {_toml(queue)}" for pattern, queue in routes.items()]
+            return {"routes": [f"{_toml(str(pattern))} = {_toml(queue)}" for pattern, queue in routes.items()]}
     if name == "task_queues" and isinstance(value, Iterable) and not isinstance(value, str):
         queues = [getattr(queue, "name", queue) for queue in value]
         if queues and all(isinstance(queue, str) for queue in queues):
-            return "worker", [f"queues = {_toml(queues)}"]
+            return {"worker": [f"queues = {_toml(queues)}"]}
+    if name == "task_annotations" and isinstance(value, Mapping):
+        return _annotations(value)
     return None
 
 
-def found_in(given: Any, namespace: str | None) -> dict[str, Any]:
-    """Returns the settings that an argument of ``config_from_object`` holds, under their lower-case names: a module, an
-    object or a dict, or the path of one. With a namespace all that begin with it, else those that are known here.
-    Raises ConfigError when the path leads nowhere."""
-    holder = _at(given) if isinstance(given, str) else given
-    names = list(holder) if isinstance(holder, Mapping) else dir(holder)
-    prefix = f"{namespace.rstrip('_')}_" if namespace else ""
-    found: dict[str, Any] = {}
-    for name in names:
-        old = str(name)[len(prefix) :].lower()
-        if str(name).startswith(prefix) if prefix else old in MOVED or old in INSTEAD or old in EAGER:
-            found[old] = holder[name] if isinstance(holder, Mapping) else getattr(holder, name)
-    return found
+def _annotations(value: Mapping[Any, Any]) -> Lines | None:
+    if not value or not all(isinstance(options, Mapping) for options in value.values()):
+        return None
+    return {
+        "tasks" if task == "*" else f"tasks.{_toml(str(task))}": [
+            f"{key} = {_toml(one)}" for key, one in options.items()
+        ]
+        for task, options in value.items()
+    }
 
 
-def _at(path: str) -> Any:
-    module, _, attribute = path.partition(":")
+def _periodic(name: str, value: Any) -> list[str]:
+    return cron_lines(value) if name == "beat_schedule" and isinstance(value, Mapping) else []
+
+
+def _url_line(section: str, url: str) -> str:
     try:
-        holder = importlib.import_module(module)
-        return getattr(holder, attribute) if attribute else holder
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"config_from_object({path!r}): {error}; settings are in the TOML file that ENGINE_CONFIG names: "
-            "delete this line when nothing is left to move"
-        ) from error
+        parts = urlsplit(url)
+    except ValueError:
+        return f"url = {_toml(url)}"
+    if parts.password:
+        return f"# url has a password: set ENGINE_{section.upper()}_URL where the engine and its senders are started"
+    scheme = _SCHEMES.get(parts.scheme, parts.scheme)
+    if not parts.scheme or (parts.scheme == "cache+memory"):
+        return f"# {url} is not here: write a url such as redis://localhost/1 or sqlite:////var/lib/results.db"
+    rest = url[len(parts.scheme) :]
+    if scheme in _AMQP and parts.path == "//":
+        rest = rest[:-1]
+    return f"url = {_toml(scheme + rest)}"
 
 
 def _converted(name: str, value: Any) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar
 
 import msgspec
 
 from engine.app import codecs, failures
+from engine.app.absent import OF_A_RESULT, instead, refuse_keywords
 from engine.app.registry import App, current_engine
 from engine.app.sending import running
 from engine.contract.results import FAILURE, PENDING, SUCCESS, Body, Record
@@ -116,14 +117,17 @@ class AsyncResult(Generic[R]):
         """Has it ended FAILURE?"""
         return self._has_ended(FAILURE)
 
-    def get(self, timeout: float | None = None, propagate: bool = True, allow_join: bool = False) -> R:
+    def get(
+        self, timeout: float | None = None, propagate: bool = True, *, allow_join: bool = False, **gone: Never
+    ) -> R:
         """Waits for the end of the task and returns its value.
 
         ``timeout`` is in seconds, None is for ever. When the task failed or was revoked its exception is raised, or
         returned with ``propagate=False``; one that would end this process, such as SystemExit, is raised as a
         RemoteError. Raises TimeoutError when ``timeout`` has passed, JoinError inside a task (``allow_join=True``
-        overrides), ConfigError without a result backend, and BrokerUnavailable.
+        overrides), ConfigError without a result backend, BrokerUnavailable, and TypeError for any other argument.
         """
+        refuse_keywords(gone, "get")
         if self.ignored:
             return None  # type: ignore[return-value]
         if not allow_join and (request := running()) is not None and not request.is_eager:
@@ -133,9 +137,12 @@ class AsyncResult(Generic[R]):
             )
         return self._finish(self._wait(timeout), propagate)
 
-    def wait(self, timeout: float | None = None, propagate: bool = True, allow_join: bool = False) -> R:
+    def wait(
+        self, timeout: float | None = None, propagate: bool = True, *, allow_join: bool = False, **gone: Never
+    ) -> R:
         """The same as `get`."""
-        return self.get(timeout, propagate, allow_join)
+        refuse_keywords(gone, "wait")
+        return self.get(timeout, propagate, allow_join=allow_join)
 
     def forget(self) -> None:
         """Removes what the result backend keeps of it."""
@@ -143,10 +150,18 @@ class AsyncResult(Generic[R]):
         with self.app.client.results() as backend:
             backend.forget([self.id])
 
-    def revoke(self, terminate: bool = False) -> None:
+    def revoke(self, terminate: bool = False, **gone: Never) -> None:
         """Sees to it that the task does not run (again), also when no worker is up. ``terminate`` interrupts it if it
         runs now. A task that has ended is left as it is. Raises BrokerUnavailable."""
+        refuse_keywords(gone, "revoke")
         self.app.revoke([self.id], terminate)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_A_RESULT)}"
+            )
 
     def __eq__(self, other: object) -> bool:
         return self.id == (other.id if isinstance(other, AsyncResult) else other)
@@ -239,17 +254,21 @@ class EagerResult(AsyncResult[R]):
         """True."""
         return True
 
-    def get(self, timeout: float | None = None, propagate: bool = True, allow_join: bool = False) -> R:
+    def get(
+        self, timeout: float | None = None, propagate: bool = True, *, allow_join: bool = False, **gone: Never
+    ) -> R:
         """Returns the value, or raises the very exception that the task raised (``propagate=False``: returns it)."""
+        refuse_keywords(gone, "get")
         if self._error is not None and propagate:
             raise failures.bearable(self._error)
-        return super().get(timeout, propagate, True)
+        return super().get(timeout, propagate, allow_join=True)
 
     def forget(self) -> None:
         """Does nothing: nothing is kept elsewhere."""
 
-    def revoke(self, terminate: bool = False) -> None:
+    def revoke(self, terminate: bool = False, **gone: Never) -> None:
         """Does nothing: it has ended."""
+        refuse_keywords(gone, "revoke")
 
     def _value(self, body: Body) -> Any:
         if self._error is not None:

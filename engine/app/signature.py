@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
 import msgspec
 
 from engine.app import codecs
-from engine.app.absent import EXPORTS, instead
+from engine.app.absent import EXPORTS, OF_A_SIGNATURE, instead
 from engine.app.calls import check_call, fields_of, new_id
 from engine.app.links import Link
 from engine.app.options import CallOptions
@@ -113,6 +113,13 @@ class Signature(Generic[R]):
         )
         found: dict[str, Any] = msgspec.to_builtins(link)
         return found
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_A_SIGNATURE)}"
+            )
 
     def __or__(self, other: object) -> NoReturn:
         """Raises TypeError: there are no chains by ``|``."""

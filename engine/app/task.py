@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, ParamSpec, TypeVar, Unpack
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from engine.app import codecs, registry, retry
-from engine.app.absent import OF_A_TASK, instead
+from engine.app.absent import OF_A_TASK, instead, refuse_keywords
 from engine.app.calls import arguments, check_call
 from engine.app.context import Request, current, enter_directly, request_of
 from engine.app.failures import ExceptionInfo
@@ -108,12 +108,16 @@ class Task(Generic[P, R]):
         """Called once, after the task knows its function and options."""
 
     @classmethod
-    def define(cls, function: Callable[..., Any], definition: Definition, app: App | None) -> Task[..., Any]:
-        """Makes the task of a function. ``app`` is None for a shared task, which binds at its first use."""
-        task = cls.__new__(cls)
+    def define(
+        cls, function: Callable[..., Any], definition: Definition, app: App | None, made: Task[..., Any] | None = None
+    ) -> Task[..., Any]:
+        """Makes the task of a function. ``app`` is None for a shared task, which binds at its first use. ``made`` is
+        the object to make it of, if there is one."""
+        task = made or cls.__new__(cls)
         functools.update_wrapper(task, function)
         task._define(function, definition, app)
-        task.__init__()  # type: ignore[misc]
+        if made is None:
+            task.__init__()  # type: ignore[misc]
         return task
 
     def _define(self, function: Callable[..., Any], definition: Definition, app: App | None) -> None:
@@ -232,9 +236,10 @@ class Task(Generic[P, R]):
         """The run under way in this thread; an empty one, ``called_directly``, outside of a worker."""
         return request_of(self)
 
-    def update_state(self, state: str, meta: Any = None) -> None:
+    def update_state(self, state: str, meta: Any = None, **gone: Never) -> None:
         """Writes a state of the task's own, with ``meta`` (which must fit JSON). It is never final: the task's end
         replaces it. Does nothing when the task was called directly. Raises SerializationError."""
+        refuse_keywords(gone, f"{self.name}.update_state")
         emit_state(self.request, state, meta)
 
     def shield(self) -> AbstractContextManager[None]:
