@@ -353,7 +353,7 @@ class Session:
         if self._waiting and not self._ringing:
             # Behind what is in the socket's buffer now: the lane wakes for many messages at once.
             self._ringing = True
-            self.connection.post(self._ring)
+            self.connection.raw.ioloop.call_later(0, self._ring)
 
     def _ring(self) -> None:
         self._ringing = False
