@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import threading
 
 import psutil
 import pytest
@@ -28,6 +29,25 @@ def test_the_processes_are_what_they_are_called_and_children_are_the_supervisors
     assert psutil.Process(engine.pid_of("dispatcher")).num_threads() > 1
     assert psutil.Process(engine.pid).num_threads() == 1
     assert psutil.Process(engine.pid_of("template")).num_threads() == 1
+
+
+def test_children_do_not_take_the_cpu_from_who_wakes_them(up):
+    engine = up.engines[0]
+    assert {os.sched_getscheduler(row["pid"]) for row in engine.children()} == {os.SCHED_BATCH}
+    assert {os.sched_getscheduler(row["pid"]) for row in engine.status()["processes"]} == {os.SCHED_OTHER}
+
+
+def test_children_of_an_engine_that_was_started_with_another_policy_keep_it(site):
+    engine = site.engine()
+
+    def start():
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        engine.start()
+
+    thread = threading.Thread(target=start)  # of its own, as a thread has its policy, and may not be allowed to go back
+    thread.start()
+    thread.join()
+    assert {os.sched_getscheduler(row["pid"]) for row in engine.children()} == {os.SCHED_IDLE}
 
 
 def test_a_child_has_its_own_session_no_stdin_and_few_descriptors(up):

@@ -78,6 +78,7 @@ def _settle_in(birth: Birth, index: int) -> socket.socket:
             other.close()
     spawn.null_stdin()
     spawn.reseed()
+    _let_others_finish()
     _die_first_when_memory_ends()
     faulthandler.enable()
     if hasattr(sys.stdout, "reconfigure"):
@@ -96,6 +97,17 @@ def _let_go(birth: Birth, link: socket.socket) -> None:
         os.close(birth.board.bell)
     except OSError:
         return  # a fork of a fork: closed before
+
+
+def _let_others_finish() -> None:
+    """Schedules this process as batch work: its share of the CPU is the same, but when it wakes for a task it does not
+    take the CPU from who runs there, such as the dispatcher, which is about to hand out more (sched(7)). Who started
+    the engine with another policy than the ordinary one keeps it. What a task starts inherits it."""
+    try:
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError as error:
+        log.debug("cannot schedule as batch work: %s", error)
 
 
 def _die_first_when_memory_ends() -> None:
