@@ -45,7 +45,7 @@ EXPORTS: Mapping[str, str] = {
     "result": f"{_FROM} AsyncResult",
     "canvas": _CHAIN,
     "utils": "write logging.getLogger(__name__) for get_task_logger, uuid4 of uuid for uuid",
-    "contrib": "the pytest fixtures are engine_app, engine_sent and engine_worker; Django has engine_django",
+    "contrib": "write engine_app, engine_worker (pytest), result.revoke(terminate=True) (AbortableTask), engine_django",
     "get_task_logger": "write logging.getLogger(__name__)",
     "current_worker_task": _CURRENT,
     "bugreport": "run `engine check`",

@@ -10,6 +10,7 @@ import sys
 import traceback
 from types import ModuleType
 
+from engine.app import leftovers
 from engine.app.app import Engine
 from engine.app.debug import debugging
 from engine.app.nearest import did_you_mean
@@ -53,9 +54,13 @@ def told(error: BaseException) -> str:
     text = str(error) if isinstance(error, EngineError) else " ".join(str(error).split())
     if isinstance(error, SyntaxError) and error.filename:
         place, text = f"{_shown(error.filename)}:{error.lineno}: ", error.msg
+    if isinstance(error, ModuleNotFoundError):
+        text += leftovers.missing(error, frames[-1].line if frames else None)
     importers = [_at(frame) for frame in frames if frame.name == "<module>" and f"{_at(frame)}: " != place]
     chain = f" (imported by {', '.join(reversed(importers))})" if importers else ""
     first, newline, rest = text.partition("\n")
+    if chain and first.endswith(":"):
+        first, chain = first.removesuffix(":"), f"{chain}:"
     return f"{place}{type(error).__name__}{f': {first}' if first else ''}{chain}{newline}{rest}"
 
 
@@ -136,7 +141,7 @@ def _frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 
 def _theirs(error: BaseException) -> list[traceback.FrameSummary]:
-    not_theirs = _not_theirs()
+    not_theirs = folders_of_others()
     return [f for f in _python_frames(error) if not os.path.realpath(f.filename).startswith(not_theirs)]
 
 
@@ -148,7 +153,7 @@ def _at(frame: traceback.FrameSummary) -> str:
     return f"{_shown(frame.filename)}:{frame.lineno}"
 
 
-def _not_theirs() -> tuple[str, ...]:
+def folders_of_others() -> tuple[str, ...]:
     """Returns the folders of Python, of installed packages and of the engine's own code."""
     import sysconfig  # late: only errors need it
 

@@ -22,7 +22,7 @@ def _line(entry: Mapping[str, Any]) -> str:
     found = _when(entry.get("schedule"))
     if found.startswith("#"):
         return f"{found}: {command}"
-    return f"{found} cd /path/to/project && {command}"
+    return f"{found} cd /path/to/project && .venv/bin/{command}"
 
 
 def _command(entry: Mapping[str, Any]) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from engine.app import misfits
 from engine.app.codecs import register
 from engine.app.config.loader import readable, socket_path
-from engine.app.discovery import load_app
+from engine.app.discovery import folders_of_others, load_app
+from engine.app.leftovers import leftovers
 from engine.app.plugins import codecs, load_observers, open_results, open_transport
 from engine.app.settings import Settings
 from engine.cli import output
@@ -105,7 +106,8 @@ def app(settings: Settings) -> tuple[Engine | None, list[Finding]]:
     names = sorted(engine.tasks)
     text = f"{settings.engine.app}: {output.counted(len(names), 'task')}: {', '.join(names) or 'none'}"
     hazards = _hazards(set(threading.enumerate()) - threads, native_threads() - native, open_sockets() - sockets)
-    return engine, [Finding("ok", "app", text), *hazards, *_misfits(settings, engine)]
+    left = [Finding("warning", "app", text) for text in leftovers(folders_of_others())]
+    return engine, [Finding("ok", "app", text), *left, *hazards, *_misfits(settings, engine)]
 
 
 def _tried(about: str, url: str, in_process: bool, connect: bool, check: Callable[[], object]) -> Iterator[Finding]:

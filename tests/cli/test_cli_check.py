@@ -262,3 +262,45 @@ def test_a_socket_that_cannot_be(check: Check, folder: Path) -> None:
 def test_errors_are_known() -> None:
     assert issubclass(BrokerUnavailable, TransportError)
     assert not issubclass(ConfigError, TransportError)
+
+
+CELERY = {
+    "celery/__init__.py": "",
+    "celery/signals.py": "class Signal:\n    connect = staticmethod(lambda f: f)\ntask_prerun = Signal()\n",
+    "celery/schedules.py": "def crontab(**k): ...\n",
+}
+SIGNALS = "from celery.signals import task_prerun\nfrom celery import schedules\n@task_prerun.connect\ndef f(): ...\n"
+
+
+def test_what_is_left_of_celery_is_warned_of(check: Check, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = folder / "site-packages"
+    for name, text in CELERY.items():
+        (others / name).parent.mkdir(parents=True, exist_ok=True)
+        (others / name).write_text(text)
+    monkeypatch.syspath_prepend(str(others))
+    monkeypatch.setattr("engine.cli.checks.folders_of_others", lambda: (f"{others}/",))
+    ended = check("--json", app=SIGNALS + APP)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "celery"]:
+        del sys.modules[name]
+    (text,) = [text for level, about, text in _findings(ended) if (level, about) == ("warning", "app")]
+    assert text.startswith("shop_app.py still uses schedules, task_prerun of Celery's: nothing of that runs here")
+    assert ended.status == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("from celery.signals import task_prerun", "write @app.on_child_start, hooks of a base= class"),
+        ("from celery.schedules import crontab", "periodic tasks are not built"),
+        ("from celery.contrib.abortable import AbortableTask", "result.revoke(terminate=True)"),
+        ("import celery", "docs/celery.md says what to write instead"),
+        ("from kombu import Queue", "docs/celery.md says what to write instead"),
+    ],
+)
+def test_an_import_of_celery_that_is_not_installed_is_answered(
+    check: Check, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    for name in ("celery", "kombu"):
+        monkeypatch.setitem(sys.modules, name, None)  # what imports it is told that it is not there
+    (text,) = [text for level, about, text in _findings(check("--json", app=f"{line}\n{APP}")) if about == "app"]
+    assert said in text

@@ -165,7 +165,7 @@ class Crontab:
 )
 def test_a_beat_schedule_is_told_as_lines_for_cron(bench: Bench, schedule: Any, when: str) -> None:
     text = told(bench.app, {"beat_schedule": {"nightly": {"task": "shop.close", "schedule": schedule}}})
-    assert text.splitlines()[1:] == [f"{when} cd /path/to/project && engine send shop.close"]
+    assert text.splitlines()[1:] == [f"{when} cd /path/to/project && .venv/bin/engine send shop.close"]
 
 
 @pytest.mark.parametrize("schedule", [30.0, timedelta(minutes=7), timedelta(days=2), object()])
@@ -184,7 +184,7 @@ def test_arguments_and_queue_of_a_periodic_task_go_along(bench: Bench) -> None:
         "options": {"queue": "q"},
     }
     text = told(bench.app, {"beat_schedule": {"a": entry, "odd": None}})
-    command = text.rpartition("&& ")[2].replace("\\%", "%")
+    command = text.rpartition("&& .venv/bin/")[2].replace("\\%", "%")
     assert shlex.split(command) == [
         "engine",
         "send",
