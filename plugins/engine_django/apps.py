@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
+from typing import Any
 
 from django.apps import AppConfig
+from django.conf import settings
+from django.core import checks
+from django.core.signals import setting_changed
 
 from engine.app.registry import current_engine
 from engine.errors import ConfigError
 from engine_django.engine import Engine
+from engine_django.leftovers import leftovers
 
 
 class EngineConfig(AppConfig):  # type: ignore[misc] # Django has no types
@@ -26,3 +32,17 @@ class EngineConfig(AppConfig):  # type: ignore[misc] # Django has no types
             app.set_current()
         if isinstance(app, Engine):
             app.bridge()
+            self._follow = partial(_follow, app)
+            setting_changed.connect(self._follow)
+        checks.register(_leftovers)
+
+
+def _follow(app: Engine, *, setting: str, **_: Any) -> None:
+    app.follow(setting)
+
+
+def _leftovers(**_: Any) -> list[checks.Warning]:
+    found = leftovers(settings)
+    return [
+        checks.Warning(f"settings.{name} is not read by the engine", hint, id="engine.W001") for name, hint in found
+    ]

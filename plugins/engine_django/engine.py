@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine import Engine as Plain
 from engine.app.discovery import told
 from engine.errors import ConfigError
+from engine_django.leftovers import refuse_eager
 
 if TYPE_CHECKING:
     from engine.app.settings import Settings
@@ -49,6 +50,16 @@ class Engine(Plain):
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from None
         self._bridged = True
+        refuse_eager(_django_settings(), self)
+
+    def follow(self, setting: str) -> None:
+        """Takes a changed setting of Django's, as tests change them: of ``ENGINE`` whether tasks run at once. Raises
+        ConfigError for a setting of Celery's that asks for it."""
+        if setting == "ENGINE":
+            found = {**_engine_settings(), **self._given}
+            for name in _EAGER:
+                setattr(self, name, bool(found.get(name, False)))
+        refuse_eager(_django_settings(), self)
 
     @property
     def settings(self) -> Settings:

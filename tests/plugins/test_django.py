@@ -172,6 +172,48 @@ print(json.dumps([text, connection.connection is held]))
     assert site.web(program, **env) == ["hello", True]
 
 
+def test_a_test_may_change_whether_tasks_run_at_once(site: Site) -> None:
+    program = """
+from django.test import override_settings
+app = engine.app.registry.current_engine()
+seen = [app.task_always_eager]
+with override_settings(ENGINE={"task_always_eager": True, "task_eager_propagates": True}):
+    note = Note.objects.create(text="hello")
+    seen += [tasks.count.delay(note.id).get(), app.task_eager_propagates]
+try:
+    with override_settings(CELERY_TASK_ALWAYS_EAGER=True):
+        seen.append("sent")
+except engine.ConfigError as error:
+    seen.append(str(error))
+print(json.dumps([*seen, app.task_always_eager, app.task_eager_propagates]))
+"""
+    before, text, propagates, refused, *after = site.web(program)
+    assert (before, text, propagates, after) == (False, "hello", True, [False, False])
+    assert 'override_settings(ENGINE={"task_always_eager": True})' in refused
+
+
+@pytest.mark.parametrize("name", ["CELERY_TASK_ALWAYS_EAGER", "CELERY_ALWAYS_EAGER"])
+def test_celerys_settings_for_tests_are_not_passed_over(site: Site, name: str) -> None:
+    error = site.python("-c", SET_UP, status=1, **_with_settings(site, f"{name} = True"))
+    assert f'settings.{name} is not read here: write ENGINE = {{..., "task_always_eager": True}}' in error
+
+
+def test_settings_that_are_left_of_celery_are_warned_of(site: Site) -> None:
+    lines = "CELERY_TASK_TIME_LIMIT = 30\nCELERYD_CONCURRENCY = 2\nCELERY_BEAT_SCHEDULE = {}\nCELERY_OF_OTHERS = 1"
+    env = {**site.env, **_with_settings(site, lines)}
+    command = [sys.executable, str(PROJECT / "manage.py"), "check"]
+    done = subprocess.run(command, cwd=site.folder, env=env, capture_output=True, text=True, timeout=60, check=True)
+    said = done.stdout + done.stderr
+    for name, hint in [
+        ("CELERY_TASK_TIME_LIMIT", "[tasks] time_limit = 30"),
+        ("CELERYD_CONCURRENCY", "[worker] concurrency = 2"),
+        ("CELERY_BEAT_SCHEDULE", "let cron run"),
+    ]:
+        assert f"settings.{name} is not read by the engine" in said
+        assert hint in said
+    assert "CELERY_OF_OTHERS" not in said
+
+
 def test_the_transaction_of_a_test_outlives_eager_tasks(site: Site) -> None:
     program = """
 from django.db import connection, transaction
