@@ -2,7 +2,7 @@
 
 import random
 
-from engine.runtime.supervisor.children import Backoff, Pool, Stage
+from engine.runtime.supervisor.children import STEADY, Backoff, Pool, Stage
 
 
 def start(pool: Pool, template: int = 1, now: float = 0.0) -> list[int]:
@@ -43,13 +43,22 @@ def test_the_birth_of_a_child_given_up_is_ignored():
     (child,) = pool.order(1, 0.0)
     pool.empty(child)
     assert pool.spawned(child.slot, child.spawn, 4711, 0.0) is None
+    (another,) = pool.order(1, 0.0)
+    assert another.slot == child.slot
+    assert pool.spawned(child.slot, child.spawn, 4711, 0.0) is None, "the order for this slot is another by now"
+    born = pool.spawned(another.slot, another.spawn, 4712, 0.0)
+    assert born is pool.by_pid(4712)
+    assert pool.spawned(another.slot, another.spawn, 4713, 0.0) is None, "it was told of before"
+    assert pool.by_pid(4711) is pool.by_pid(4713) is None
 
 
 def test_an_order_that_is_not_answered_is_overdue():
-    pool = Pool(1)
-    pool.order(1, 10.0)
-    assert list(pool.overdue(20.0, 30.0)) == []
-    assert [child.slot for child in pool.overdue(41.0, 30.0)] == [0]
+    pool = Pool(2)
+    pool.order(1, 100.0)
+    answered, waiting = pool.of(1)
+    pool.spawned(answered.slot, answered.spawn, 4711, 110.0)
+    assert list(pool.overdue(130.0, 30.0)) == []
+    assert list(pool.overdue(130.1, 30.0)) == [waiting]
 
 
 def test_children_that_die_before_they_are_ready_are_spawned_later_and_later_one_at_a_time():
@@ -65,12 +74,21 @@ def test_children_that_die_before_they_are_ready_are_spawned_later_and_later_one
 
 
 def test_one_that_comes_up_ends_the_backoff():
-    pool = Pool(2)
+    pool = Pool(3)
     for child in pool.order(1, 0.0):
         pool.failed(child, 0.0)
         pool.empty(child)
-    assert start(pool, now=100.0) == [0]
-    assert start(pool, now=100.0) == [1]
+    assert start(pool, now=100.0) == [0], "one, to see whether it works now"
+    assert start(pool, now=100.0) == [1, 2]
+
+
+def test_after_one_failure_all_that_are_missing_are_spawned():
+    pool = Pool(3)
+    first, *others = pool.order(1, 0.0)
+    pool.failed(first, 0.0)
+    for child in (first, *others):
+        pool.empty(child)
+    assert start(pool, now=0.0) == [0, 1, 2]
 
 
 def test_a_child_that_worked_and_died_is_no_failure_to_start():
@@ -100,13 +118,35 @@ def test_children_that_die_soon_after_they_came_up_slow_the_spawning_to_one_in_a
     assert len(pool.order(1, now)) == 1
 
 
-def test_a_child_that_is_slow_to_start_is_told_of_once():
+def test_children_that_die_waiting_when_they_have_been_up_for_a_while_are_replaced_at_once():
     pool = Pool(1)
-    (child,) = pool.order(1, 0.0)
-    pool.spawned(child.slot, child.spawn, 4711, 0.0)
-    assert pool.slow(29.0, 30.0) == []
-    assert pool.slow(31.0, 30.0) == [pool.children[0]]
-    assert pool.slow(32.0, 30.0) == []
+    now = 0.0
+    for _ in range(50):
+        for uptime in (0.0, STEADY + 1):  # one that was up for a while ends the counting of those that were not
+            assert start(pool, now=now) == [0]
+            now += uptime
+            pool.died_early(pool.children[0], now)
+            pool.empty(pool.children[0])
+
+
+def test_only_those_that_are_up_take_tasks():
+    pool = Pool(3)
+    start(pool)
+    pool.empty(pool.children[0])
+    pool.order(1, 0.0)
+    assert [child.slot for child in pool.up(1)] == [1, 2]
+    assert [child.slot for child in pool.of(1)] == [0, 1, 2]
+    assert pool.up(2) == pool.of(2) == []
+
+
+def test_a_child_that_is_slow_to_start_is_told_of_once():
+    pool = Pool(2)
+    for child in pool.order(1, 100.0):
+        pool.spawned(child.slot, child.spawn, 4711, 100.0)
+    pool.ready(pool.children[1], 101.0)
+    assert pool.slow(130.0, 30.0) == []
+    assert pool.slow(130.1, 30.0) == [pool.children[0]]
+    assert pool.slow(131.0, 30.0) == []
 
 
 def test_backoff_first_at_once_then_doubling_with_jitter_up_to_a_most():

@@ -3,6 +3,8 @@
 import os
 import socket
 
+import pytest
+
 from engine.app.wire import TaskInfo
 from engine.runtime import control
 from engine.runtime.processes import Exit
@@ -10,6 +12,10 @@ from engine.runtime.supervisor.services import CRASH_LIMIT, STEADY, Service
 
 KILLED = Exit(None, 9, "SIGKILL")
 ABORTED = Exit(None, 6, "SIGABRT")
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 class Launches:
@@ -111,6 +117,19 @@ def test_one_that_is_killed_again_and_again_is_started_at_once_each_time():
     service.died(KILLED, 5.0)
 
 
+def test_one_that_is_killed_before_it_is_ready_is_given_up():
+    service, launches = started()
+    now = 0.0
+    for _ in range(CRASH_LIMIT):
+        assert not service.backoff.hopeless
+        now += STEADY + 1
+        service.died(KILLED, now)
+        now += 60.0
+        service.start_if_due(now)
+    assert service.backoff.hopeless
+    launches.close()
+
+
 def test_one_that_worked_for_a_while_starts_with_a_clean_slate():
     service, launches = started()
     now = 0.0
@@ -152,9 +171,60 @@ def test_what_is_told_while_there_is_no_room_is_sent_later_with_its_descriptors(
     service.died(KILLED, 0.0)
 
 
-def test_a_dismissed_service_is_not_started_again():
+def test_a_dismissed_service_is_killed_and_not_started_again(monkeypatch):
     service, launches = started()
-    service.wanted = False
+    killed = []
+    monkeypatch.setattr("engine.runtime.supervisor.services.os.kill", lambda pid, number: killed.append((pid, number)))
+    service.dismiss()
+    assert killed == [(101, 9)]
     service.died(KILLED, 0.0)
     assert not service.start_if_due(100.0)
+    assert service.backoff.failures == 0, "its end is no failure"
+    service.dismiss()
+    assert killed == [(101, 9)], "nobody is there: its pid may be somebody else's"
     launches.close()
+
+
+def test_one_that_is_there_is_not_started():
+    service, launches = started()
+    assert not service.start_if_due(100.0)
+    assert service.starts == 1
+    launches.close()
+    service.died(KILLED, 0.0)
+
+
+def test_one_that_cannot_be_forked_is_tried_again_and_leaves_no_descriptor():
+    before = open_descriptors()
+
+    def launch(link: socket.socket) -> int:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    service = Service("test", launch)
+    assert not service.start_if_due(0.0)
+    assert not service.start_if_due(0.0)
+    assert service.starts == 2, "the first restart is at once"
+    assert not service.start_if_due(0.0)
+    assert service.starts == 2, "the next one waits"
+    assert (service.pid, service.fd) == (0, -1)
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("how", ["sent", "unsent", "not copied"])
+def test_no_copy_of_a_descriptor_stays_open(how):
+    before = open_descriptors()
+    service, launches = started()
+    ends = [socket.socketpair() for _ in range(2)]
+    if how == "unsent":  # there is no room any more, and then nobody to send it to
+        while not service.has_mail:
+            service.tell(control.Drain())
+    if how == "not copied":
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            service.tell(control.Client(), [ends[0][0].fileno(), 1 << 20])
+    else:
+        service.tell(control.Client(), [end.fileno() for pair in ends for end in pair])
+    launches.close()
+    service.died(KILLED, 0.0)
+    for pair in ends:
+        for end in pair:
+            end.close()
+    assert open_descriptors() == before

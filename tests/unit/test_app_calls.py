@@ -137,6 +137,20 @@ def test_values_that_do_not_fit(bench: Bench, options: dict[str, Any]) -> None:
     assert bench.transport.envelopes == []
 
 
+def test_values_at_the_edge_of_what_fits(bench: Bench) -> None:
+    @bench.app.task
+    def one() -> None:
+        return None
+
+    for options in ({"priority": 0}, {"priority": 9}, {"task_id": "x"}, {"task_id": "x" * 255}, {"max_retries": 0}):
+        one.apply_async(**options)  # type: ignore[arg-type]
+        envelope = bench.transport.envelopes[-1]
+        message = Message.decode(envelope.body)
+        [(name, value)] = options.items()
+        assert getattr(message, {"task_id": "id"}.get(name, name)) == value
+        assert (envelope.id, envelope.priority) == (message.id, message.priority or 0)
+
+
 def test_eta(bench: Bench) -> None:
     @bench.app.task
     def one() -> None:

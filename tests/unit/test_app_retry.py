@@ -151,6 +151,30 @@ def test_what_a_retry_changes(bench: Bench) -> None:
     assert result.get(timeout=0) == 11
 
 
+def test_a_retry_changes_what_follows(bench: Bench) -> None:
+    seen: list[Any] = []
+
+    @bench.app.task
+    def note(*args: Any) -> None:
+        seen.append(args)
+
+    @bench.app.task(bind=True)
+    def again(self: Any, fails: bool) -> int:
+        if self.request.retries == 0:
+            raise self.retry(countdown=0, link=[note.s("new"), note.si("alone")], link_error=note.s("failed"))
+        if fails:
+            raise ValueError("now")
+        return 7
+
+    again.apply_async((False,), link=note.s("old"))
+    bench.run_all()
+    assert seen == [(7, "new"), ("alone",)]
+    seen.clear()
+    failing = again.apply_async((True,), link_error=note.s("old"))
+    bench.run_all()
+    assert seen == [(failing.id, "failed")]
+
+
 def test_an_unknown_option_of_a_retry(bench: Bench) -> None:
     @bench.app.task(bind=True)
     def again(self: Any) -> None:
