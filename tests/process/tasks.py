@@ -1,5 +1,6 @@
 """The tasks that process tests run: copied into each engine's folder, so that a reload can change them."""
 
+import asyncio
 import ctypes
 import hashlib
 import os
@@ -166,9 +167,15 @@ def where() -> list:
 
 
 @app.task
-def leave_thread() -> int:
-    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+def leave_threads(count: int, daemon: bool = True) -> int:
+    for _ in range(count):
+        threading.Thread(target=time.sleep, args=(600,), daemon=daemon).start()
     return os.getpid()
+
+
+@app.task
+async def in_a_thread() -> int:
+    return await asyncio.to_thread(os.getpid)
 
 
 @app.task

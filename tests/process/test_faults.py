@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from engine import WorkerLostError
+from engine.runtime.child.tidy import KEPT_THREADS
 from engine.testing.harness import wait_for
 
 
@@ -152,10 +153,20 @@ def test_a_child_is_put_in_order_after_a_task_that_disturbs_it(site):
     assert after[-1] == disturbed, "it was not replaced"
 
 
-def test_a_child_with_leftover_threads_is_replaced(site):
-    site.engine(concurrency=1).start()
-    disturbed = site.get("leave_thread")
-    assert site.get("pid") != disturbed
+def test_a_child_keeps_the_threads_of_libraries_and_of_asyncio(site):
+    engine = site.engine(concurrency=1).start()
+    first = site.get("leave_threads", 2)
+    assert [site.get("in_a_thread"), site.get("in_a_thread"), site.get("pid")] == [first] * 3
+    site.get("leave_threads", 1, False)
+    assert engine.stop() == 0, "no thread holds up the end of its child"
+
+
+def test_a_child_whose_tasks_leave_more_and_more_threads_is_replaced(site):
+    engine = site.engine(concurrency=1).start()
+    first = site.get("leave_threads", KEPT_THREADS)
+    assert site.get("leave_threads", 1) == first
+    assert site.get("pid") != first
+    wait_for(lambda: f"left {KEPT_THREADS + 1} threads behind" in engine.log, "the log to say why")
 
 
 def test_sys_exit_is_a_failure_and_the_child_lives_on(site):

@@ -1,6 +1,8 @@
 """Runs in a child: puts back what a task left changed in its process, so that the next one finds it as it should be.
 
-What cannot be put back (a thread that goes on) makes the child be replaced. This runs after every task, so it asks
+What cannot be put back makes the child be replaced: threads that go on, when they become more and more. A few stay:
+libraries start one for their connections or reports at the first use, and asyncio has a pool of them, so that a child
+without would end after each task. This runs after every task, so it asks
 the C module behind `signal`, whose own functions turn each number into an enum: 2 us for all of it instead of 12.
 """
 
@@ -16,6 +18,8 @@ from typing import Any
 
 from engine.runtime import signals
 
+KEPT_THREADS = 32
+"""Threads that tasks may leave behind in a child: as many as asyncio's pool has at most (`asyncio.to_thread`)."""
 _WATCHED = (*signals.SUPERVISED, signals.INTERRUPT)
 
 
@@ -70,4 +74,4 @@ class Tidy:
 
     def _leftover_threads(self) -> str | None:
         extra = threading.active_count() - self._threads
-        return f"a task left {extra} threads behind" if extra > 0 else None
+        return f"its tasks left {extra} threads behind: do they end theirs?" if extra > KEPT_THREADS else None
