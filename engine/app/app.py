@@ -61,7 +61,10 @@ class Engine:
         task_eager_propagates: bool = False,
         **defaults: Unpack[Defaults],
     ) -> None:
-        self._give("Engine", name, broker, backend, routes, result_expires, defaults)
+        code = code_settings(
+            "Engine", name=name, broker=broker, backend=backend, routes=routes, result_expires=result_expires
+        )
+        self._give("Engine", code, defaults)
         self.name = self._code.engine.name
         self.task_always_eager = task_always_eager
         """True: ``apply_async`` runs the task here and now, as ``apply`` does."""
@@ -84,21 +87,13 @@ class Engine:
         self.task = cast(Declares, self._task)
         registry.add(self)
 
-    def _give(
-        self,
-        where: str,
-        name: str | None,
-        broker: str | None,
-        backend: str | None,
-        routes: Mapping[str, str] | None,
-        result_expires: DurationLike | None,
-        defaults: Mapping[str, Any],
-    ) -> None:
-        """Takes what the code says of settings, the weakest of all places. Errors name ``where``."""
+    def _give(self, where: str, code: Settings, defaults: Mapping[str, Any]) -> None:
+        """Takes what the code says of settings and of options of its tasks, the weakest of all places. Errors name
+        ``where``."""
         for option in defaults.keys() - SECTION_NAMES:
             raise TypeError(f'{where}: unknown option "{option}"{of_an_argument(option, defaults[option])}')
         self._defaults = section_of(defaults, where)
-        self._code = _code_settings(where, name, broker, backend, routes, result_expires)
+        self._code = code
 
     @property
     def given(self) -> Settings:
@@ -422,14 +417,16 @@ class Engine:
         return f"<Engine {self.name}>"
 
 
-def _code_settings(
+def code_settings(
     where: str,
+    *,
     name: str | None,
     broker: str | None,
     backend: str | None,
     routes: Mapping[str, str] | None,
     result_expires: DurationLike | None,
 ) -> Settings:
+    """Returns the settings that arguments of ``Engine(...)`` are. Raises ConfigError that names ``where``."""
     settings = Settings()
     if name is not None:
         settings.engine.name = name

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias, cast
 
 import msgspec
@@ -181,7 +182,7 @@ class ClientCall:
     def _nobody(self) -> BrokerUnavailable:
         name = os.path.basename(self._path).removesuffix(".sock")
         return BrokerUnavailable(
-            f"memory:// lives inside a running engine and none called {name!r} is up: "
+            f"the broker lives inside a running engine (memory://), and none called {name!r} is up: "
             "start it with `engine start`, or use sqlite:///engine.db"
         )
 
@@ -204,16 +205,14 @@ def value_of(reply: wire.Reply) -> bytes:
 class RelayTransport(Transport):
     """A broker behind a `Call`. It cannot consume: that is the dispatcher's."""
 
-    capabilities = Capabilities(
-        publishes_once=True, finds=True, lists_scheduled=True, revokes=True, broadcasts=True, in_process=True
-    )
-
-    def __init__(self, call: Call, capabilities: Capabilities | None = None) -> None:
+    def __init__(self, call: Call) -> None:
         super().__init__("relay:", options={})
         self._call = call
-        if capabilities is not None:
-            # What the broker behind can do, rather than what one of this class usually can.
-            vars(self)["capabilities"] = capabilities
+
+    @cached_property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # of a class everywhere else
+        """What the broker behind can do. Asked at the first use."""
+        return cast(Capabilities, self._ask("capabilities"))
 
     def publish(self, envelopes: Sequence[Envelope], *, batch: Batch | None = None) -> None:
         """As `Transport.publish`."""
@@ -329,10 +328,11 @@ class RelayResults(ResultBackend):
 
 
 def connect_transport(path: str | os.PathLike[str]) -> RelayTransport:
-    """Returns the broker inside the engine whose control socket is at ``path``. Connects now, to learn what the broker
-    can do; raises BrokerUnavailable when no engine answers."""
-    call = ClientCall(path)
-    return RelayTransport(call, _values["capabilities"].decode(call("capabilities", _encode(()))))
+    """Returns the broker inside the engine whose control socket is at ``path``. Connects now; raises BrokerUnavailable
+    when no engine answers."""
+    transport = RelayTransport(ClientCall(path))
+    _ = transport.capabilities  # asks, and so connects
+    return transport
 
 
 def connect_results(path: str | os.PathLike[str]) -> RelayResults:

@@ -27,7 +27,7 @@ def revoke(client: Client, ids: Sequence[str], terminate: bool, expires: float) 
 
 def _revoke(transport: Transport, ids: list[str], until: float, terminate: bool) -> Sequence[Found]:
     if not transport.capabilities.revokes:
-        raise TransportError(f"{type(transport).__name__} does not record revocations: use expires= instead")
+        raise TransportError("this broker does not record revocations: use expires= instead")
     found = transport.revoke(ids, until)
     if transport.capabilities.broadcasts:
         transport.broadcast(commands.encode(commands.Revoke(ids, terminate)))

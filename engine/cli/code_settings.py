@@ -34,13 +34,15 @@ def from_code(settings: Settings) -> Settings:
     Called by ``engine start``, before anything is forked.
     """
     reading, writing = os.pipe()
+    # What the import has started may hold the other end for ever: only what is there by its end counts.
+    os.set_blocking(reading, False)
     with os.fdopen(reading, "rb") as reply:
         command = [sys.executable, "-m", "engine.cli.code_settings", str(writing)]
         try:
             ended = subprocess.run(command, input=dump(settings), pass_fds=[writing], check=False)
         finally:
             os.close(writing)
-        data = reply.read()
+        data = reply.read() or b""
     if not data:
         raise ConfigError(f"[engine] app: the import of {settings.engine.app} ended with status {ended.returncode}")
     answer = msgspec.msgpack.decode(data, type=Answer)

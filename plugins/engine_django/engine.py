@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine import Engine as Plain
+from engine.app.app import code_settings
 from engine.app.discovery import told
 from engine.errors import ConfigError
 from engine_django.leftovers import refuse_eager
@@ -46,7 +47,8 @@ class Engine(Plain):
         self._modules.include = list(dict.fromkeys([*self._modules.include, *found.pop("include", ())]))
         places = {name: found.pop(name, None) for name in ("broker", "backend", "routes", "result_expires")}
         try:
-            self._give("settings.ENGINE", self.name, **places, defaults=found)
+            code = code_settings("settings.ENGINE", name=self.name, **places)
+            self._give("settings.ENGINE", code, found)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from None
         self._bridged = True

@@ -92,7 +92,7 @@ def test_a_session(running: EngineProcess) -> None:
     gone = _engine(running, "queues")
     if "memory" in running.config.read_text():
         assert gone.returncode == 75
-        assert "memory:// lives inside a running engine and none called 'test' is up" in gone.stderr
+        assert "the broker lives inside a running engine (memory://), and none called 'test' is up" in gone.stderr
     else:
         assert gone.returncode == 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,22 @@ def test_urls_of_the_code_are_the_weakest(engine: Engine, folder: Path, started:
     assert (config.origins["broker.url"], config.origins["results.url"]) == ("code", "worker.toml:4")
     assert (config.settings.results.expires, config.origins["results.expires"]) == (60, "code")
     assert config.reread().settings.broker.url == "memory://code"
+
+
+def test_a_process_that_the_import_leaves_behind_is_not_waited_for(
+    engine: Engine, folder: Path, started: list[Config]
+) -> None:
+    app = (
+        "import os, time\nfrom engine import Engine\napp = Engine('s', broker='memory://code')\n"
+        "pid = os.fork()\n"
+        "if not pid:\n    time.sleep(20)\n    open('ended', 'w')\n    os._exit(0)\n"
+        "open('pid', 'w').write(str(pid))\n"
+    )
+    _write(folder, app, '[engine]\napp = "shop_app"\n')
+    assert engine("start").status == 0
+    assert not (folder / "ended").exists()
+    os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+    assert started[0].settings.broker.url == "memory://code"
 
 
 @pytest.mark.parametrize(
