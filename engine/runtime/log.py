@@ -140,8 +140,13 @@ class TextFormatter(logging.Formatter):
         return text
 
 
+_OF_EVERY_RECORD = frozenset({*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"})
+"""What is no ``extra`` of a call's; ``taskName`` is asyncio's, since Python 3.12."""
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, role, pid, logger, message, and the task's fields inside a task."""
+    """One JSON object a line: time, level, role, pid, logger, message, the task's fields inside a task, and what the
+    call gave as ``extra``, under names that are free."""
 
     def __init__(self, role: str) -> None:
         super().__init__()
@@ -162,7 +167,9 @@ class JsonFormatter(logging.Formatter):
                 line[key] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        given = [key for key in record.__dict__ if key not in _OF_EVERY_RECORD and key not in line]
+        line.update((key, record.__dict__[key]) for key in given)
+        return json.dumps(line, default=str, skipkeys=True)
 
 
 def formatter(role: str, *, as_json: bool) -> logging.Formatter:

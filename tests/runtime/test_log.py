@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,16 @@ def test_lines_made_inside_a_task_name_it():
     fields = json.loads(log.formatter("child", as_json=True).format(record))
     assert (fields["task_id"], fields["task_name"], fields["child"]) == ("abc", "demo.add", 3)
     assert (fields["message"], fields["level"], fields["role"]) == ("hello you", "WARNING", "child")
+
+
+def test_what_a_call_gives_as_extra_is_in_its_json_line():
+    extra = {"user": 7, "path": Path("/x"), "odd": {(1, 2): 3}, "role": "admin", "task_id": "abc"}
+    fields = json.loads(log.formatter("child", as_json=True).format(make_record(**extra)))
+    assert (fields["user"], fields["path"], fields["odd"]) == (7, "/x", {})
+    assert fields["role"] == "child", "the line's own names are not overwritten"
+    assert fields["task_id"] == "abc"
+    plain = json.loads(log.formatter("child", as_json=True).format(make_record()))
+    assert set(plain) == {"time", "level", "role", "pid", "logger", "message"}
 
 
 def test_an_app_that_configured_logging_keeps_its_handlers():

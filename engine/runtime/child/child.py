@@ -147,6 +147,7 @@ class Child:
         self._in_hand: Message | None = None
         self._failed = False
         """Did the last task end otherwise than it should?"""
+        self._make_record = logging.getLogRecordFactory()
         logging.setLogRecordFactory(self._log_record)
 
     def work(self) -> None:
@@ -240,7 +241,7 @@ class Child:
         return None
 
     def _log_record(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = logging.LogRecord(*args, **kwargs)
+        record: logging.LogRecord = self._make_record(*args, **kwargs)
         if self._in_hand is not None:
             record.task_id = self._in_hand.id
             record.task_name = self._in_hand.task
