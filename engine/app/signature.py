@@ -93,7 +93,9 @@ class Signature(Generic[R]):
         return found
 
     def to_link(self) -> dict[str, Any]:
-        """Returns it as a message carries it, with a new id if it has none. Raises SerializationError."""
+        """Returns it as a message carries it, with a new id if it has none. Raises SerializationError, and TypeError
+        for arguments that its task would not take when it is called as a link."""
+        self._check_as_link()
         fields = fields_of(self.options, 0.0)
         route = self.app.route_to(self.task)
         serializer = fields.pop("serializer", route.codec.name)
@@ -113,6 +115,17 @@ class Signature(Generic[R]):
         )
         found: dict[str, Any] = msgspec.to_builtins(link)
         return found
+
+    def _check_as_link(self) -> None:
+        task = self.app.find(self.task)
+        if task is None or not task.code.typing:
+            return
+        try:
+            task.check(self.args if self.immutable else (None, *self.args), self.kwargs)
+        except TypeError as error:
+            first = "the result, in link_error= the failed task's id, before its own: .si(...) gets its own only"
+            gets = "its own arguments only: .s(...) gets the result, or the failed task's id, before them"
+            raise TypeError(f"{error}: as a link it gets {gets if self.immutable else first}") from None
 
     if not TYPE_CHECKING:
 

@@ -336,7 +336,7 @@ def test_links_must_be_signatures(bench: Bench) -> None:
     with pytest.raises(TypeError, match="a signature"):
         one.apply_async(link=one)
     with pytest.raises(SerializationError, match="link"):
-        one.apply_async(link=one.s(User()))
+        one.apply_async(link=one.si(User()))
 
 
 def test_sends_are_tried_again_under_one_number(bench: Bench) -> None:

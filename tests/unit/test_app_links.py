@@ -42,6 +42,36 @@ def test_links(bench: Bench) -> None:
     assert [outcome.state for outcome in outcomes] == [states.FAILURE, states.SUCCESS]
 
 
+def test_arguments_that_a_linked_task_would_not_take_are_an_error_at_the_call(bench: Bench) -> None:
+    @bench.app.task
+    def work() -> None:
+        return None
+
+    @bench.app.task
+    def on_error(request: Any, exc: Any, traceback: Any) -> None:
+        """As Celery calls it."""
+
+    @bench.app.task
+    def note(value: Any, *, more: int = 0) -> None:
+        return None
+
+    @bench.app.task(typing=False)
+    def unchecked() -> None:
+        return None
+
+    with pytest.raises(TypeError, match=r"argument: 'exc': .* the failed task's id, before"):
+        work.apply_async(link_error=on_error.s())
+    with pytest.raises(TypeError, match=r"work: too many positional arguments: .*\.si\(\.\.\.\) gets its own only"):
+        work.apply_async(link=[note.s(), work.s()])
+    with pytest.raises(TypeError, match="'value': as a link it gets its own arguments only"):
+        work.apply_async(link=note.si())
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mor'"):
+        work.apply_async(link=note.s(mor=1))
+    with pytest.raises(TypeError, match="too many positional"):
+        work.apply_async(link=note.s().link(work.s()))  # a link of a link
+    work.apply_async(link=[note.s(more=1), work.si(), unchecked.s(), bench.app.signature("elsewhere", (1, 2))])
+
+
 def test_countdown_and_expires_of_a_link_count_from_the_end_before_it(bench: Bench) -> None:
     @bench.app.task
     def one() -> int:
