@@ -46,19 +46,22 @@ def _show(settings: Settings, as_json: bool) -> None:
     output.table(("PROCESS", "PID", "UP", "RESTARTS"), [_process(process) for process in answer["processes"]])
     click.echo()
     slots = sorted(answer["slots"], key=lambda slot: int(slot["slot"]))
-    output.table(("CHILD", "PID", "STATE", "DONE", "FOR", "TASK", "ID"), [_slot(slot) for slot in slots])
+    newest = max((slot.get("generation", 0) for slot in slots), default=0)
+    rows = [_slot(slot, old=slot.get("generation", newest) < newest) for slot in slots]
+    output.table(("CHILD", "PID", "STATE", "DONE", "FOR", "TASK", "ID"), rows)
 
 
 def _process(process: dict[str, Any]) -> tuple[object, ...]:
     return process["role"], process["pid"], brief(process["uptime"]), process["restarts"]
 
 
-def _slot(slot: dict[str, Any]) -> tuple[object, ...]:
+def _slot(slot: dict[str, Any], *, old: bool) -> tuple[object, ...]:
     seconds = slot.get("seconds")
+    code = " (old code)" if old else ""
     return (
         slot["slot"],
         slot["pid"],
-        output.state(slot["state"]),
+        f"{output.state(slot['state'])}{code}",
         slot["done"],
         None if seconds is None else brief(seconds),
         slot.get("task"),

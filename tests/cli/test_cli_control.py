@@ -140,6 +140,14 @@ def test_status(engine: Engine, running: StandIn) -> None:
     assert lines[8].split() == ["1", "14", "waiting", "7"]
 
 
+def test_children_of_the_old_code_are_marked_while_they_finish(engine: Engine, running: StandIn) -> None:
+    old, new = ({**STATUS["slots"][0], "slot": slot, "generation": slot + 1} for slot in range(2))
+    running.answers["status"] = {**STATUS, "slots": [old, new]}
+    lines = engine("status").out.splitlines()
+    assert "waiting (old code)" in lines[7]
+    assert "old code" not in lines[8]
+
+
 def test_status_as_json(engine: Engine, running: StandIn) -> None:
     assert engine("status", "--json").json == {key: value for key, value in STATUS.items() if key != "ok"}
 

@@ -32,6 +32,8 @@ def test_a_long_task_finishes_under_the_old_code(up):
     edit(up, "VERSION = 1", "VERSION = 22")
     engine.signal(signal.SIGHUP)
     wait_for(lambda: up.get("version") == 22, "the new code")
+    processes = engine.status()["processes"]
+    assert all(row["pid"] for row in processes), processes
     assert long.get(timeout=10) == 1
     assert up.starts() == {"1": 1}
 

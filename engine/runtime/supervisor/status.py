@@ -67,7 +67,7 @@ def status(fleet: Fleet, reload: Reload) -> Answer:
                 "restarts": 0,
             },
             _service(fleet.dispatcher),
-            *(_service(generation.template) for generation in fleet.generations),
+            *(_service(template) for template in _templates(fleet)),
         ],
         "slots": [_slot(fleet, child) for child in fleet.pool.children if child.stage is not Stage.EMPTY],
     }
@@ -77,6 +77,12 @@ def _state(fleet: Fleet) -> str:
     if fleet.draining:
         return "draining"
     return "running" if fleet.booted else "starting"
+
+
+def _templates(fleet: Fleet) -> list[Service]:
+    """The templates that run or will: not those of old code, which end while its tasks go on."""
+    templates = [generation.template for generation in fleet.generations]
+    return [template for template in templates if template.pid or template.wanted]
 
 
 def _service(service: Service) -> Answer:
