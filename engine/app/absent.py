@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+_Class = TypeVar("_Class", bound=type)
 
 _CHAIN = "write a.apply_async(..., link=b.s()); a link may have a link: b.s().link(c.s())"
 _MANY = "write app.send_many([a.s(1), a.s(2)]), or a.map(items): each returns a list of results"
@@ -288,3 +291,38 @@ def refuse_keywords(given: Mapping[str, object], where: str) -> None:
 def instead(name: str, known: Mapping[str, str]) -> str:
     """Returns ``: `` and what to write instead of a name, or "" for one that nobody looks for."""
     return f": {known[name]}" if name in known else ""
+
+
+def answers(names: Mapping[str, str]) -> Callable[[_Class], _Class]:
+    """Decorates a class: an object of it that is asked for one of these names raises AttributeError with what to write
+    instead. ``dir`` does not list them.
+
+    Each is an attribute. A ``__getattr__`` would slow down the reading of all attributes that are there: three of them
+    were a twentieth of what a task costs its child.
+    """
+
+    def decorate(kind: _Class) -> _Class:
+        for name, text in names.items():
+            setattr(kind, name, _Absent(name, text))
+        changed: Any = kind
+        listed = changed.__dir__
+        changed.__dir__ = lambda self: [name for name in listed(self) if not _is_absent(type(self), name)]
+        return kind
+
+    return decorate
+
+
+class _Absent:
+    """Stands for an attribute that is not here. A subclass or an object may have one of the same name."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name = name
+        self._text = text
+
+    def __get__(self, owner: object, kind: type) -> NoReturn:
+        error = f"{kind.__name__!r} object has no attribute {self._name!r}: {self._text}"
+        raise AttributeError(error, name=self._name, obj=owner)
+
+
+def _is_absent(kind: type, name: str) -> bool:
+    return isinstance(next((vars(base)[name] for base in kind.__mro__ if name in vars(base)), None), _Absent)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, cast
 import msgspec
 
 from engine.app import codecs, registry, routing
-from engine.app.absent import OF_THE_APP, instead, refuse_keywords
+from engine.app.absent import OF_THE_APP, answers, refuse_keywords
 from engine.app.calls import arguments, check_call
 from engine.app.client import Client
 from engine.app.conf import Conf, of_an_argument, take_from_object
@@ -39,6 +39,7 @@ Hook = TypeVar("Hook", bound=Callable[[], Any])
 ClassTask = TypeVar("ClassTask", bound=AnyTask[..., Any])
 
 
+@answers(OF_THE_APP)
 class Engine:
     """An app: declares tasks, sends them, and finds them in a worker.
 
@@ -407,11 +408,6 @@ class Engine:
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - the name Celery users know
         """Returns the handle of the result that has this id."""
         return AsyncResult(id, self)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_THE_APP)}")
 
     def __repr__(self) -> str:
         return f"<Engine {self.name}>"

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from engine.app.absent import OF_A_REQUEST, instead
+from engine.app.absent import OF_A_REQUEST, answers
 from engine.app.run import Run
 from engine.contract.message import VERSION, Message
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _DIRECT = Message(version=VERSION, id="", task="", sent=0.0)
 
 
+@answers(OF_A_REQUEST)
 class Request:
     """One run of one task, as the task sees it. Made by `engine.app.execute`; outside of a run it says
     ``called_directly`` and is otherwise empty."""
@@ -154,13 +155,6 @@ class Request:
             return default
         value = getattr(self, name, None)
         return self.headers.get(name, default) if value is None else value
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_A_REQUEST)}"
-            )
 
     def __repr__(self) -> str:
         return f"<Request {self.task}[{self.id}] retries={self.retries}>"

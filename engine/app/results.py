@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar
+from typing import Any, Generic, Never, TypeVar
 
 import msgspec
 
 from engine.app import codecs, failures
-from engine.app.absent import OF_A_RESULT, instead, refuse_keywords
+from engine.app.absent import OF_A_RESULT, answers, refuse_keywords
 from engine.app.registry import App, current_engine
 from engine.app.sending import running
 from engine.contract.results import FAILURE, PENDING, SUCCESS, Body, Record
@@ -23,6 +23,7 @@ _WAIT = 60.0
 _decoder = msgspec.json.Decoder(Body)
 
 
+@answers(OF_A_RESULT)
 class AsyncResult(Generic[R]):
     """The result of a task, by its id. Cheap to make; asks the result backend when it is read. Once the task has ended
     the answer is kept. Equal to its id. Raises ConfigError when it is made without an app and there is none."""
@@ -155,13 +156,6 @@ class AsyncResult(Generic[R]):
         runs now. A task that has ended is left as it is. Raises BrokerUnavailable."""
         refuse_keywords(gone, "revoke")
         self.app.revoke([self.id], terminate)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_A_RESULT)}"
-            )
 
     def __eq__(self, other: object) -> bool:
         return self.id == (other.id if isinstance(other, AsyncResult) else other)

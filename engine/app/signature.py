@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
 import msgspec
 
 from engine.app import codecs
-from engine.app.absent import EXPORTS, OF_A_SIGNATURE, instead
+from engine.app.absent import EXPORTS, OF_A_SIGNATURE, answers, instead
 from engine.app.calls import check_call, fields_of, new_id
 from engine.app.links import Link
 from engine.app.options import CallOptions
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
+@answers(OF_A_SIGNATURE)
 class Signature(Generic[R]):
     """A task's name with arguments and options for ``apply_async``."""
 
@@ -126,13 +127,6 @@ class Signature(Generic[R]):
             first = "the result, in link_error= the failed task's id, before its own: .si(...) gets its own only"
             gets = "its own arguments only: .s(...) gets the result, or the failed task's id, before them"
             raise TypeError(f"{error}: as a link it gets {gets if self.immutable else first}") from None
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_A_SIGNATURE)}"
-            )
 
     def __or__(self, other: object) -> NoReturn:
         """Raises TypeError: there are no chains by ``|``."""

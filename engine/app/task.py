@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from engine.app import codecs, registry, retry
-from engine.app.absent import OF_A_TASK, instead, refuse_keywords
+from engine.app.absent import OF_A_TASK, answers, refuse_keywords
 from engine.app.calls import arguments, check_call
 from engine.app.context import Request, current, enter_directly, request_of
 from engine.app.failures import ExceptionInfo
@@ -48,6 +49,7 @@ class Definition(msgspec.Struct, frozen=True):
     code: CodeOptions
 
 
+@answers(OF_A_TASK)
 class Task(Generic[P, R]):
     """What ``@app.task`` makes of a function. Calling it runs the function; ``delay`` and ``apply_async`` send it.
 
@@ -84,7 +86,7 @@ class Task(Generic[P, R]):
     """What sending raises, where Celery users catch it: ``except task.OperationalError``."""
 
     if TYPE_CHECKING:
-        # The options as they hold now; read through __getattr__.
+        # The options as they hold now: see _Option.
         acks_late: bool
         acks_on_failure_or_timeout: bool
         memory_limit: int | None
@@ -446,15 +448,6 @@ class Task(Generic[P, R]):
         at = retry.due(message, self.options, self.code, countdown)
         return Plan(retry.next_message(message, at), error)
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name in _OPTIONS:
-                return getattr(self.options, name)
-            if name in _CODE:
-                return getattr(self.code, name)
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{instead(name, OF_A_TASK)}")
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _find, (self.name,)
 
@@ -464,8 +457,24 @@ class Task(Generic[P, R]):
 
 _read_json = msgspec.json.Decoder().decode
 _CACHED = ("info", "route", "max_result", "_accepted", "_limits")
-_OPTIONS = frozenset(Resolved.__struct_fields__)
-_CODE = frozenset(CodeOptions.__dataclass_fields__)
+
+
+class _Option:
+    """An attribute of `Task`: an option as it holds now. What a base class or an object sets stands before it."""
+
+    def __init__(self, holder: str, name: str) -> None:
+        self._name = name
+        self._read = operator.attrgetter(f"{holder}.{name}")
+
+    def __get__(self, task: Task[..., Any] | None, kind: type) -> Any:
+        if task is None:
+            raise AttributeError(f"type object {kind.__name__!r} has no attribute {self._name!r}")
+        return self._read(task)
+
+
+for _holder, _names in (("options", Resolved.__struct_fields__), ("code", CodeOptions.__dataclass_fields__)):
+    for _name in _names:
+        setattr(Task, _name, _Option(_holder, _name))
 
 
 def _find(name: str) -> Any:

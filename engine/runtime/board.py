@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import time
 from typing import Final
 
@@ -48,6 +49,8 @@ CLAIM_AT: Final = 160
 CLAIM_MAX: Final = 64
 ID_AT: Final = 240
 ID_MAX: Final = 255
+_TEXTS = struct.Struct(f"{1 + CLAIM_MAX}p{ID_AT - CLAIM_AT - 1 - CLAIM_MAX}x{1 + ID_MAX}p")
+"""Claim and id, from CLAIM_AT on."""
 
 # States.
 EMPTY: Final = 0
@@ -125,8 +128,7 @@ class Slot:
         """Says that a task is in hand; returns the number of its run. Deadlines follow with `set_deadlines`."""
         words, at = self._words, self._at
         run = words[at + RUN] + 1
-        self._put(CLAIM_AT, claim)
-        self._put(ID_AT, task_id[:ID_MAX])
+        _TEXTS.pack_into(self._bytes, self._byte + CLAIM_AT, claim, task_id)
         words[at + STARTED_NS] = time.monotonic_ns()
         words[at + SEQUENCE] = sequence
         words[at + TASK] = task
@@ -175,12 +177,6 @@ class Slot:
         for word in range(SLOT_WORDS):
             self[word] = 0
         self[RUN] = run
-
-    def _put(self, at: int, data: bytes) -> None:
-        start = self._byte + at
-        size = len(data)
-        self._bytes[start] = size
-        self._bytes[start + 1 : start + 1 + size] = data
 
     def _get(self, at: int, most: int) -> bytes:
         start = self._byte + at

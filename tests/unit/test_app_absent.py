@@ -149,3 +149,32 @@ def test_one_id_may_be_revoked_as_celery_does(bench: Bench) -> None:
     bench.app.revoke("first")
     bench.app.revoke(["second"], terminate=True)
     assert [first.state, second.state] == ["REVOKED", "REVOKED"]
+
+
+def test_what_is_not_here_is_not_listed_and_may_be_added(bench: Bench) -> None:
+    class Mine(engine.Task):  # type: ignore[type-arg]
+        def replace(self) -> str:
+            return "mine"
+
+    @bench.app.task(base=Mine)
+    def one() -> None:
+        return None
+
+    assert one.replace() == "mine"  # type: ignore[attr-defined]
+    assert "replace" in dir(one)
+    assert not ({*absent.OF_A_TASK} - {"replace"}) & {*dir(one)}
+    assert not {*absent.OF_THE_APP} & {*dir(bench.app)}
+    with pytest.raises(AttributeError, match="has no attribute 'queue'"):
+        _ = Mine.queue
+
+
+def test_an_option_is_read_as_it_holds_and_a_base_class_stands_before_it(bench: Bench) -> None:
+    class Slow(engine.Task):  # type: ignore[type-arg]
+        queue = "slow"
+
+    @bench.app.task(base=Slow, max_retries=7, autoretry_for=(OSError,))
+    def one() -> None:
+        return None
+
+    assert (one.queue, one.max_retries, one.autoretry_for) == ("slow", 7, (OSError,))
+    assert {"queue", "max_retries", "retry_backoff"} <= {*dir(one)}

@@ -9,11 +9,11 @@ the C module behind `signal`, whose own functions turn each number into an enum:
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # typeshed does not know it
+import _thread
 import fcntl
 import os
 import select
 import signal
-import threading
 from typing import Any
 
 from engine.runtime import signals
@@ -38,7 +38,7 @@ class Tidy:
     def remember(self) -> None:
         """Takes what is now as what should be."""
         self._handlers: list[tuple[int, Any]] = [(number, _signal.getsignal(number)) for number in _WATCHED]
-        self._threads = threading.active_count()
+        self._threads = _thread._count()
         self._folder = os.getcwd()
         self._umask = os.umask(0)
         os.umask(self._umask)
@@ -73,5 +73,5 @@ class Tidy:
         return None
 
     def _leftover_threads(self) -> str | None:
-        extra = threading.active_count() - self._threads
+        extra = _thread._count() - self._threads
         return f"its tasks left {extra} threads behind: do they end theirs?" if extra > KEPT_THREADS else None
