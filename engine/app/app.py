@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -13,7 +14,6 @@ from engine.app import codecs, registry, routing
 from engine.app.absent import OF_THE_APP, answers, refuse_keywords
 from engine.app.calls import arguments, check_call
 from engine.app.client import Client
-from engine.app.conf import Conf, of_an_argument, take_from_object
 from engine.app.config.values import Value, convert
 from engine.app.decorator import Declares, check_free, declare, make_of_class
 from engine.app.eager import Watch, run_eagerly
@@ -33,6 +33,7 @@ from engine.contract.transport import Transport
 from engine.errors import NotRegistered
 
 if TYPE_CHECKING:
+    from engine.app.conf import Conf
     from engine.app.coroutines import Loop
 
 Hook = TypeVar("Hook", bound=Callable[[], Any])
@@ -76,7 +77,6 @@ class Engine:
         self.around: Callable[[Callable[[], Any]], Any] | None = None
         """Calls, in a worker, what runs a task, and returns what that returns. For what every task needs around it;
         limits and interruptions may be raised in it."""
-        self.conf = Conf(self)
         self.client = Client(lambda: self.settings)
         self._modules = Modules(include)
         self._settings: Settings | None = None
@@ -92,6 +92,8 @@ class Engine:
         """Takes what the code says of settings and of options of its tasks, the weakest of all places. Errors name
         ``where``."""
         for option in defaults.keys() - SECTION_NAMES:
+            from engine.app.conf import of_an_argument  # late: see `conf`
+
             raise TypeError(f'{where}: unknown option "{option}"{of_an_argument(option, defaults[option])}')
         self._defaults = section_of(defaults, where)
         self._code = code
@@ -152,12 +154,21 @@ class Engine:
         Django's apps. A package that has no such module is passed over. ``force`` is taken and means nothing."""
         self._modules.discover(packages, related_name)
 
+    @functools.cached_property
+    def conf(self) -> Conf:
+        """The settings under the names that Celery users know."""
+        from engine.app.conf import Conf  # late: what it knows of Celery is 0.2 MiB that a worker does not need
+
+        return Conf(self)
+
     def config_from_object(
         self, given: Any, silent: bool = False, force: bool = False, namespace: str | None = None
     ) -> None:
         """Reads the settings of a Celery project: a module, an object or a dict, or the path of one. Raises one
         ConfigError that says for each of them what to write in the TOML file. ``task_always_eager`` and
         ``task_eager_propagates`` may stay. ``silent`` and ``force`` are taken and mean nothing."""
+        from engine.app.conf import take_from_object  # late: see `conf`
+
         take_from_object(self.conf, given, namespace)
 
     def set_current(self) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -120,6 +119,8 @@ class PickleCodec(Codec):
 
     def encode(self, value: object) -> bytes:
         """Returns a pickle. Raises TypeError or ValueError."""
+        import pickle  # late, here and below: 0.3 MiB of a worker, and few have a use for it
+
         try:
             return pickle.dumps(value, protocol=5)
         except (pickle.PicklingError, AttributeError) as error:
@@ -127,6 +128,8 @@ class PickleCodec(Codec):
 
     def decode(self, data: bytes, type: Any = Any) -> Any:
         """Reads a pickle, running what it names. Raises ValueError when that fails."""
+        import pickle  # late, as above
+
         try:
             return pickle.loads(data)
         except Exception as error:  # a pickle can raise anything

@@ -1,4 +1,4 @@
-"""Runs in the supervisor and the template: the only fork.
+"""Runs in the supervisor, the template, and the dispatcher while that has one thread: the only fork.
 
 A service (dispatcher, template) is forked by the supervisor and is its child. A child that runs tasks is forked by the
 template, which shares the imported app with it, and yet must be the supervisor's child: the template forks twice, the
@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from setproctitle import setproctitle
 
@@ -90,6 +90,28 @@ def child(report: Callable[[int], None], run: Callable[[int], int]) -> bool:
     if code > _UNHEARD:
         raise OSError(code, os.strerror(code))
     return code == 0
+
+
+def apart(call: Callable[[], bytes]) -> bytes:
+    """Makes a call in a forked process and returns what that returned. What was imported for it, and its memory, are
+    gone then. Raises OSError when there can be no other process, ChildProcessError when the call failed in it."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with open(reader, "rb") as answer, open(writer, "wb") as given:
+        pid = os.fork()
+        if pid == 0:
+            _end_with(lambda: _give(call(), given))
+        given.close()
+        data = answer.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0:
+        raise ChildProcessError(f"the process that was to answer ended with status {status}")
+    return data
+
+
+def _give(data: bytes, file: BinaryIO) -> int:
+    file.write(data)
+    file.flush()
+    return 0
 
 
 def _middle(report: Callable[[int], None], run: Callable[[int], int]) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from binascii import unhexlify
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -13,6 +12,7 @@ import msgspec
 from engine.contract import Ack, Again, DeadLetter, Envelope, Record, Release, Settlement
 from engine.errors import TransportError
 from engine_redis.connection import Argument
+from engine_redis.digest import sha1_hex
 
 LARGEST_BATCH = 1000
 """Items that one script takes: it holds up everybody else's commands."""
@@ -77,7 +77,7 @@ def unpack_id(packed: bytes) -> str:
 
 def claim_name(id: bytes) -> bytes:
     """Returns what a message of this id, packed, is claimed by."""
-    return id if len(id) <= LONGEST_NAME else hashlib.sha1(id, usedforsecurity=False).hexdigest().encode()
+    return id if len(id) <= LONGEST_NAME else sha1_hex(id).encode()
 
 
 def pack_envelopes(envelopes: Sequence[Envelope]) -> list[Argument]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+
+from engine_redis.digest import sha1_hex
 
 _FOLDER = Path(__file__).parent / "lua"
 
@@ -17,7 +18,7 @@ class Script:
         self.name = name
         parts = [(_FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", *before, name)]
         self.text = "\n".join(parts)
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = sha1_hex(self.text.encode())
 
 
 PUBLISH = Script("publish")

@@ -11,7 +11,6 @@ from typing import Any
 from engine.app.config.places import line_of, places
 from engine.app.config.values import OPEN, SECTIONS, Path, Value, keys_of
 from engine.app.nearest import did_you_mean, nearest
-from engine.app.old_settings import INSTEAD
 from engine.errors import ConfigError
 
 PREFIX = "ENGINE_"
@@ -134,6 +133,8 @@ def _meant(section: str, key: str) -> str:
 
 def _of_celery(section: str, key: str) -> str | None:
     """What to write instead of a setting of Celery's that was moved over by its name."""
+    from engine.app.old_settings import INSTEAD  # late: only a mistake is looked up there
+
     prefix = {"tasks": "task"}.get(section, section)
     return INSTEAD.get(f"{prefix}_{key}") or INSTEAD.get(key)
 

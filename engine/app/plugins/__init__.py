@@ -16,7 +16,6 @@ import pluggy
 from engine.app.config.urls import check_url, redact, scheme_of
 from engine.app.config.values import from_text
 from engine.app.nearest import did_you_mean
-from engine.app.old_settings import INSTEAD
 from engine.app.plugins.entries import Installed, listed
 from engine.app.plugins.modules import DISTRIBUTION, EXTRAS, from_entry_point, from_file, manager
 from engine.app.settings import BrokerSection, PluginsSection, ResultsSection
@@ -169,6 +168,8 @@ def _options(section: str, table: BrokerSection | ResultsSection, known: Mapping
         origin = table.origins.get(key, "")
         where = f"{origin}: [{section}] {key}" if origin else f"[{section}] {key}"
         if key not in known:
+            from engine.app.old_settings import INSTEAD  # late: only a mistake is looked up there
+
             hint = f": {INSTEAD[key]}" if key in INSTEAD else did_you_mean(key, [*known, "url"])
             hint = hint or f" ({scheme_of(table.url or '')} takes: {_listed(known)})"
             problems.append(f"{where}: unknown key{hint}")

@@ -1,11 +1,12 @@
 """Which module is installed for a name: the entry points of distributions.
 
-`importlib.metadata` is imported late: it brings parsers of mail and of archives (3 MB), and the supervisor, the
-template and the children do without.
+`importlib.metadata` is imported late: it brings parsers of mail and of archives (3 MB), and the engine's processes do
+without. The dispatcher, which needs the answer, has another process look and remembers what that found.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -27,10 +28,24 @@ def named(group: str, name: str) -> list[Installed]:
 
 def listed(group: str) -> list[Installed]:
     """Returns all that is installed in a group, each once, by name."""
+    found = _look_up(group) if _remembered is None else {one for one in _remembered if one.group == group}
+    return sorted(found, key=lambda one: (one.name, one.module))
+
+
+def remember(entries: Sequence[Installed]) -> None:
+    """Takes ``entries`` for all that is installed: this process looks no more."""
+    global _remembered
+    _remembered = entries
+
+
+_remembered: Sequence[Installed] | None = None
+
+
+def _look_up(group: str) -> set[Installed]:
     from importlib import metadata  # late: see above
 
     found = set()
     for entry in metadata.entry_points(group=group):
         distribution, version = ("unknown", "") if entry.dist is None else (entry.dist.name, entry.dist.version)
         found.add(Installed(group, entry.name, entry.value, distribution, version))
-    return sorted(found, key=lambda one: (one.name, one.module))
+    return found

@@ -18,12 +18,15 @@ import sys
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from engine.app import plugins, wire
 from engine.app.config.loader import restore
+from engine.app.plugins import entries
 from engine.app.settings import Settings
 from engine.contract.transport import Worker
 from engine.errors import BrokerFull, BrokerUnavailable, ConfigError, EngineError
-from engine.runtime import control
+from engine.runtime import control, spawn
 from engine.runtime.board import LANES
 from engine.runtime.dispatcher import observers
 from engine.runtime.dispatcher.crew import Crew, Run
@@ -63,6 +66,7 @@ def main(wiring: control.Wiring) -> int:
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     sys.setswitchinterval(SWITCH_INTERVAL)
+    _look_for_plugins()
     try:
         dispatcher = Dispatcher(wiring)
         notes = dispatcher.boot()
@@ -357,6 +361,16 @@ class Dispatcher:
         except EngineError as error:
             log.warning("the broker did not hear this worker's goodbye: %s", error)
         self._link.close()
+
+
+def _look_for_plugins() -> None:
+    """Has another process find what is installed: see `engine.app.plugins.entries`. This one has one thread still."""
+    try:
+        found = spawn.apart(lambda: msgspec.msgpack.encode(plugins.installed()))
+    except OSError as error:
+        log.debug("no process can look for plugins, so this one does: %s", error)
+    else:
+        entries.remember(msgspec.msgpack.decode(found, type=list[entries.Installed]))
 
 
 def _open(settings: Settings, worker: Worker) -> Link:
