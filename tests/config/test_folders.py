@@ -50,6 +50,16 @@ def test_the_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         runtime_dir(_settings())
 
 
+def test_a_link_that_the_operator_named_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    assert runtime_dir(_settings(tmp_path / "link")) == tmp_path / "link", "and others may look into it"
+    (tmp_path / "there").chmod(0o775)
+    with pytest.raises(ConfigError, match="others have access"):
+        runtime_dir(_settings(tmp_path / "link"))
+
+
 def test_a_link_in_place_of_the_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

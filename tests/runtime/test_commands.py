@@ -31,6 +31,49 @@ def _connected(control: ControlSocket) -> socket.socket:
     return client
 
 
+def test_each_verb_is_answered_and_nonsense_too(control):
+    verbs = {"ping": lambda: {"ok": True, "pid": 7}, "stop": lambda: {"ok": False, "error": "not now"}}
+    with _connected(control) as client:
+
+        def ask(data: bytes) -> object:
+            client.send(data)
+            control.serve(control.fds()[-1], verbs, dict)
+            return json.loads(client.recv(65536))
+
+        assert ask(b'{"verb": "ping"}') == {"ok": True, "pid": 7}
+        assert ask(b'{"verb": "stop"}') == {"ok": False, "error": "not now"}
+        for nonsense in (b'{"verb": "dance"}', b'{"verb": 5}', b"[]", b"\xff"):
+            answer = ask(nonsense)
+            assert isinstance(answer, dict)
+            assert answer["ok"] is False
+            assert answer["error"].endswith("there are: ping, stop, relay")
+        control.serve(control.fds()[-1], verbs, dict)  # a wake-up for nothing
+        assert len(control.fds()) == 2
+    control.serve(control.fds()[-1], verbs, dict)
+    assert len(control.fds()) == 1, "its end is noticed"
+
+
+def test_only_the_user_of_the_engine_may_ask(control, monkeypatch):
+    assert control.path.stat().st_mode & 0o777 == 0o600
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(5)
+        client.connect(str(control.path))
+        with monkeypatch.context() as patch:
+            patch.setattr("engine.runtime.supervisor.commands.struct.unpack", lambda *_: (1, os.getuid() + 1, 1))
+            control.serve(control.fds()[0], {}, dict)
+        assert client.recv(1) == b"", "hung up"
+    assert len(control.fds()) == 1
+
+
+def test_the_socket_of_an_engine_that_was_killed_is_taken_over(control, tmp_path):
+    second = ControlSocket(control.path)
+    second.listen()
+    with _connected(second):
+        assert len(second.fds()) == 2
+    second.close()
+    assert not control.path.exists()
+
+
 def test_a_relay_that_is_refused_is_answered_once(control):
     with _connected(control) as client:
         client.send(b'{"verb": "relay"}')

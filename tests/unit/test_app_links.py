@@ -146,6 +146,19 @@ def test_a_link_that_cannot_be_sent_is_left_out(broken: dict[str, Any]) -> None:
     assert [envelope.id for envelope in links.after_failure(message)] == ["n"]
 
 
+def test_links_know_their_parent_and_the_root_of_all(bench: Bench) -> None:
+    @bench.app.task
+    def one() -> int:
+        return 1
+
+    first = one.apply_async(link=one.si().link(one.si()))
+    (second,) = bench.run().publishes
+    (third,) = bench.run().publishes
+    told = [Message.decode(envelope.body) for envelope in (second, third)]
+    assert [message.parent for message in told] == [first.id, second.id]
+    assert [message.root for message in told] == [first.id, first.id]
+
+
 def test_a_second_run_publishes_the_same_links(bench: Bench) -> None:
     @bench.app.task
     def one() -> int:
