@@ -12,6 +12,11 @@ _MANY = "write app.send_many([a.s(1), a.s(2)]), or a.map(items): each returns a 
 PERIODIC = "periodic tasks are not built: let cron run `engine send NAME`"
 """What to do instead, wherever Celery is asked for a schedule."""
 _IN_CHILD = "write @app.on_child_start for what is to run in each child"
+AROUND = (
+    "write app.around = ... for what every task needs around it, such as a context of Flask; @app.task(base=...) "
+    "gives a task a class of its own"
+)
+"""What to do instead of giving an app a class for all its tasks."""
 _RESULTS_HERE = "a list of results: [result.get(timeout=10) for result in app.send_many(...)]"
 _CURRENT = "write: from engine import current_task"
 _NO_GROUPS = "there are no chains, groups and chords: headers= carries what a task is to know of the others"
@@ -119,7 +124,7 @@ OF_THE_APP: Mapping[str, str] = {
     "gen_task_name": "a task is called module.function, or what name= says",
     "bugreport": "run `engine check`",
     "setup_security": "messages are not signed: [worker] accept says which serializers are run",
-    "task_cls": "write @app.task(base=...)",
+    "task_cls": AROUND,
 }
 """Of an `Engine`."""
 OF_A_TASK: Mapping[str, str] = {
@@ -268,7 +273,7 @@ OF_AN_ENGINE: Mapping[str, str] = {
     "namespace": "write app.config_from_object(...): it says which lines to write in the TOML file",
     "changes": "write the settings in the TOML file that ENGINE_CONFIG names",
     "set_as_current": "leave it out; app.set_current() makes it the app of shared tasks",
-    "task_cls": "write @app.task(base=...)",
+    "task_cls": AROUND,
     "strict_typing": "leave it out, or write @app.task(typing=False)",
     "autofinalize": "leave it out: tasks are there as soon as they are declared",
     "tasks": "leave it out: @app.task adds tasks",

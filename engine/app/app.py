@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, cast
 import msgspec
 
 from engine.app import codecs, registry, routing
-from engine.app.absent import OF_THE_APP, answers, refuse_keywords
+from engine.app.absent import AROUND, OF_THE_APP, answers, refuse_keywords
 from engine.app.calls import arguments, check_call
 from engine.app.client import Client
 from engine.app.config.values import Value, convert
@@ -115,8 +115,14 @@ class Engine:
         app.configure(settings)
         return app
 
-    Task = AnyTask
-    """What to derive ``base=`` classes from."""
+    @property
+    def Task(self) -> type[AnyTask[..., Any]]:  # noqa: N802 - the name Celery users know
+        """What to derive ``base=`` classes from. It cannot be set: raises AttributeError that says what to write."""
+        return AnyTask
+
+    @Task.setter
+    def Task(self, kind: object) -> None:  # noqa: N802 - as above
+        raise AttributeError(f"app.Task cannot be set: {AROUND}")
 
     # Declaring.
 

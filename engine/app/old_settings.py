@@ -150,8 +150,8 @@ def lines(name: str, value: Any) -> Lines | None:
         if key == "url":
             return {section: [_url_line(section, str(value))]}
         return {section: [f"{key} = {_toml(_converted(name, value))}"]}
-    if name == "task_routes" and isinstance(value, Mapping):
-        routes = {pattern: to.get("queue") if isinstance(to, Mapping) else to for pattern, to in value.items()}
+    if name == "task_routes" and (pairs := _routes(value)):
+        routes = {pattern: to.get("queue") if isinstance(to, Mapping) else to for pattern, to in pairs}
         if routes and all(isinstance(queue, str) for queue in routes.values()):
             return {"routes": [f"{_toml(str(pattern))} = {_toml(queue)}" for pattern, queue in routes.items()]}
     if name == "task_queues" and isinstance(value, Iterable) and not isinstance(value, str):
@@ -161,6 +161,18 @@ def lines(name: str, value: Any) -> Lines | None:
     if name == "task_annotations" and isinstance(value, Mapping):
         return _annotations(value)
     return None
+
+
+def _routes(value: Any) -> list[tuple[Any, Any]]:
+    """Returns the pairs of pattern and place in all forms that Celery takes, but for functions."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if not isinstance(value, (list, tuple)):
+        return []
+    if len(value) == 2 and isinstance(value[0], str):
+        return [(value[0], value[1])]
+    found = [_routes(one) for one in value]
+    return [pair for pairs in found for pair in pairs] if all(found) else []
 
 
 def _annotations(value: Mapping[Any, Any]) -> Lines | None:

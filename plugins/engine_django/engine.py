@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine import Engine as Plain
 from engine.app.app import code_settings
@@ -15,6 +16,7 @@ from engine_django.leftovers import refuse_eager
 if TYPE_CHECKING:
     from engine.app.settings import Settings
 
+Around: TypeAlias = Callable[[Callable[[], Any]], Any]
 _SETTINGS = "DJANGO_SETTINGS_MODULE"
 _EAGER = ("task_always_eager", "task_eager_propagates")
 _OPERATORS = ("worker", "plugins", "engine", "results", "tasks", "task")
@@ -82,8 +84,13 @@ class Engine(Plain):
 
         names = super().import_tasks()
         connections.close_idle()
-        self.around = connections.around_task
+        theirs = self.around
+        self.around = connections.around_task if theirs is None else partial(_both, connections.around_task, theirs)
         return names
+
+
+def _both(outer: Around, inner: Around, call: Callable[[], Any]) -> Any:
+    return outer(partial(inner, call))
 
 
 def _engine_settings() -> Mapping[str, Any]:

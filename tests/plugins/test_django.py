@@ -267,7 +267,11 @@ def test_a_project_may_make_its_own_app(site: Site) -> None:
         "import os\n"
         "from engine_django import Engine\n\n"
         'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")\n'
-        'app = Engine("shop", track_started=True)\n'
+        'app = Engine("shop", track_started=True)\n\n\n'
+        "def mine(call):\n"
+        "    os.write(2, b'mine is around\\n')\n"
+        "    return call()\n\n\n"
+        "app.around = mine\n"
     )
     del site.env["DJANGO_SETTINGS_MODULE"]
     site.env["PYTHONPATH"] = os.pathsep.join([str(site.folder), *PATHS])
@@ -281,3 +285,4 @@ print(json.dumps(tasks.inherited.delay().get(timeout=20)))
 """
     assert site.web(program, DJANGO_SETTINGS_MODULE="shop.settings") == []
     wait_for(lambda: site.engine is not None and site.engine.is_running(), "the engine to be there still")
+    assert "mine is around" in site.engine.log, "what the project has around its tasks is kept"

@@ -143,6 +143,12 @@ def test_arguments_of_celerys_methods_are_answered_with_what_to_write(bench: Ben
     assert absent.KEYWORDS[name] in str(caught.value)
 
 
+def test_a_class_for_all_tasks_is_answered_with_what_to_write(bench: Bench) -> None:
+    with pytest.raises(AttributeError, match=r"app\.Task cannot be set: write app\.around = "):
+        bench.app.Task = engine.Task  # type: ignore[misc]
+    assert bench.app.Task is engine.Task
+
+
 def test_one_id_may_be_revoked_as_celery_does(bench: Bench) -> None:
     task = bench.app.task(name="one")(lambda: None)
     first, second = task.apply_async(task_id="first"), task.apply_async(task_id="second")

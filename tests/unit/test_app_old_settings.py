@@ -134,6 +134,24 @@ def test_a_backend_that_is_not_here_is_named(bench: Bench) -> None:
     assert "django-db is not here: write a url such as" in told(bench.app, {"result_backend": "django-db"})
 
 
+@pytest.mark.parametrize(
+    "routes",
+    [
+        {"feed.*": {"queue": "feeds"}, "web.*": "web"},
+        [("feed.*", {"queue": "feeds"}), ("web.*", "web")],
+        ([("feed.*", {"queue": "feeds"}), ("web.*", {"queue": "web"})],),
+    ],
+)
+def test_routes_are_written_out_in_each_of_their_forms(bench: Bench, routes: Any) -> None:
+    text = told(bench.app, {"task_routes": routes})
+    assert tomllib.loads(text.partition("\n")[2]) == {"routes": {"feed.*": "feeds", "web.*": "web"}}
+
+
+@pytest.mark.parametrize("routes", [print, [print], [("feed.*", {"queue": "feeds"}), print], ["a.b.Router"], []])
+def test_routes_that_are_code_are_answered(bench: Bench, routes: Any) -> None:
+    assert "write [routes] in the TOML file" in told(bench.app, {"task_routes": routes})
+
+
 def test_annotations_are_sections_of_their_tasks(bench: Bench) -> None:
     given = {"*": {"max_retries": 5}, "shop.mail": {"rate_limit": "10/m", "time_limit": 30}}
     text = told(bench.app, {"task_annotations": given, "task_acks_late": True})
