@@ -97,6 +97,58 @@ def test_a_fork_while_another_thread_sends(opened: list[ListTransport]) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+def test_a_process_that_a_task_forks_does_not_use_the_link_of_the_child(opened: list[ListTransport]) -> None:
+    app = Engine("x", broker="list://")
+    task = app.task(name="t")(lambda: None)
+    given = ListTransport()
+    app.connect_with(given, None)
+    task.delay()
+    assert (len(given.envelopes), opened) == (1, [])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            task.delay()
+        finally:
+            os._exit(0 if len(given.envelopes) == 1 and len(opened[0].envelopes) == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+class Closing(DictResults):
+    """Counts how many are open."""
+
+    open = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Closing.open += 1
+
+    def close(self) -> None:
+        Closing.open -= 1
+
+
+def test_a_result_backend_is_lent_to_one_thread_and_used_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.app.connect.results_for", lambda settings: Closing())
+    client = Engine("x", broker="list://", backend="list://").client
+    with client.results() as first:
+        with client.results() as second:
+            assert second is not first
+        with client.results() as again:
+            assert again is second
+    assert Closing.open == 2
+    with pytest.raises(KeyError), client.results() as left:
+        raise KeyError  # perhaps in the middle of an answer
+    assert Closing.open == 1
+    with client.results() as another:
+        assert another is not left
+    client.close()
+    assert Closing.open == 0
+    with client.results() as fresh:
+        assert fresh not in (first, second)
+    client.close()
+    client.close()
+    assert Closing.open == 0
+
+
 def test_threads_send_one_at_a_time(opened: list[ListTransport]) -> None:
     app = Engine("x", broker="list://")
     task = app.task(name="t")(lambda: None)
