@@ -23,7 +23,7 @@ import array
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -191,9 +191,8 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Packet)
 
 
-def encode(packet: Packet) -> bytes:
-    """Returns the packet's bytes."""
-    return _encoder.encode(packet)
+encode: Callable[[Packet], bytes] = _encoder.encode
+"""Returns a packet's bytes."""
 
 
 def decode(data: bytes | memoryview) -> Any:

@@ -50,7 +50,7 @@ STALE = 1.0
 class Held:
     """A message in hand: claimed, or acknowledged early, and not ended."""
 
-    __slots__ = ("acked", "came", "delivery", "end", "info", "message", "revoked", "sequence")
+    __slots__ = ("acked", "acks_early", "came", "delivery", "end", "info", "message", "revoked", "sequence")
 
     def __init__(
         self, delivery: Delivery, message: Message, info: wire.TaskInfo | None, came: float, *, acked: bool = False
@@ -58,6 +58,7 @@ class Held:
         self.delivery = delivery
         self.message = message
         self.info = info
+        self.acks_early = info is not None and not info.acks_late
         self.came = came
         """Monotonic seconds."""
         self.acked = acked
@@ -92,7 +93,7 @@ class Held:
     @property
     def wants_early_ack(self) -> bool:
         """Must it be acknowledged before it may be handed out?"""
-        return not self.acked and self.info is not None and not self.info.acks_late
+        return self.acks_early and not self.acked
 
 
 @dataclass

@@ -60,7 +60,7 @@ class Item:
     """One thing to settle. Three kinds: the end of a run, of which a child told (``ended`` is its outcome); the end of
     a message, of which no child told (`Ended`); a record that ends nothing (``ended`` is None)."""
 
-    __slots__ = ("ended", "entry", "id", "publishes", "record", "replayed", "settlement", "task", "then")
+    __slots__ = ("ended", "entry", "id", "publishes", "record", "replayed", "settlement", "size", "task", "then")
 
     def __init__(
         self,
@@ -84,7 +84,9 @@ class Item:
         """What is sent before this is settled."""
         if type(settlement) is Again and not settlement.claim:
             self.publishes = [settlement.envelope, *publishes]
-        self.record = record if settlement is None else settlement.record
+        self.record = record = record if settlement is None else settlement.record
+        self.size = 0 if record is None else len(record.body)
+        """Bytes that wait with it."""
         self.entry = entry
         """The packet that is done with when this is settled."""
         self.replayed = replayed
@@ -107,11 +109,6 @@ class Item:
         """Which retry of its task it ends; None: no child had it."""
         ended = self.ended
         return ended.retries if ended is not None and (ended.started or type(ended) is wire.Outcome) else None
-
-    @property
-    def size(self) -> int:
-        """Bytes that wait with it."""
-        return 0 if self.record is None else len(self.record.body)
 
     @property
     def fields(self) -> dict[str, str]:
@@ -190,9 +187,9 @@ class Settler:
         self._unsettled.difference_update(items)
         self.bytes -= sum([item.size for item in items])
         for item in items:
-            if item.entry is not None:
-                item.entry.done = True
-                journals.add(item.entry.journal)
+            if (entry := item.entry) is not None:
+                entry.done = True
+                journals.add(entry.journal)
             if stale and item.claim in stale:
                 self._log_stale(item)
             if item.then is not None:
