@@ -57,6 +57,7 @@ GOALS: tuple[tuple[str, str, str, str, float], ...] = (
 SPREADS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("1, 2, 8 or 32 children", tuple(f"{children} children" for children in alone.CROWDS)),
     ("few or many messages waiting", tuple(f"{depth:,} waiting" for depth in alone.DEPTHS)),
+    ("tasks that come one by one, or from a full queue", ("0 waiting", f"{alone.DEPTHS[0]:,} waiting")),
     ("1 or 100 queues", tuple(f"{queues} queues" for queues in alone.LINES)),
 )
 """What the dispatcher's CPU a task should hardly depend on."""
