@@ -95,11 +95,12 @@ def child(report: Callable[[int], None], run: Callable[[int], int]) -> bool:
 def apart(call: Callable[[], bytes]) -> bytes:
     """Makes a call in a forked process and returns what that returned. What was imported for it, and its memory, are
     gone then. Raises OSError when there can be no other process, ChildProcessError when the call failed in it."""
+    parent = os.getpid()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with open(reader, "rb") as answer, open(writer, "wb") as given:
         pid = os.fork()
         if pid == 0:
-            _end_with(lambda: _give(call(), given))
+            _end_with(lambda: _answer(parent, call, given))
         given.close()
         data = answer.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -108,9 +109,10 @@ def apart(call: Callable[[], bytes]) -> bytes:
     return data
 
 
-def _give(data: bytes, file: BinaryIO) -> int:
-    file.write(data)
-    file.flush()
+def _answer(parent: int, call: Callable[[], bytes], given: BinaryIO) -> int:
+    die_with(parent)
+    given.write(call())
+    given.flush()
     return 0
 
 
