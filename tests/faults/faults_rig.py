@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ from engine.testing.faults.rabbitmq import Rabbit
 from engine.testing.harness import EngineProcess, toml, wait_for
 
 APP = "engine.testing.faults.tasks"
+DECLARED_IN = 10.0
+"""Seconds in which a queue that is listed can be asked."""
 PLACES = ("ready", "delayed", "claimed", "dead")
 
 
@@ -62,14 +65,7 @@ class VirtualHost(Server):
     def places(self) -> dict[str, int]:
         """Returns how many messages there are in each place, claimed by anybody: a client sees its own claims only. A
         queue is asked for all at once, and twice, as a message may go from one to another meanwhile."""
-        name = self.url.rpartition("/")[2]
-        said = self.node.evaluate(
-            "Query = fun (S) -> {rabbit_fifo:query_messages_ready(S), rabbit_fifo:query_messages_checked_out(S)} end, "
-            "Count = fun (Q) -> {resource, _, queue, N} = amqqueue:get_name(Q), "
-            "{ok, {_, {R, C}}, _} = ra:local_query(amqqueue:get_pid(Q), Query), {binary_to_list(N), R, C} end, "
-            f'[Count(Q) || _ <- [1, 2], Q <- rabbit_amqqueue:list(<<"{name}">>), '
-            "amqqueue:get_type(Q) =:= rabbit_quorum_queue]."
-        )
+        said = self._counted()
         rows = re.findall(r'\{"([^"]+)",\s*(\d+),\s*(\d+)\}', said)
         counts = [dict.fromkeys(PLACES, 0) for _ in range(2)]
         for number, (queue, ready, claimed) in enumerate(rows):
@@ -77,6 +73,25 @@ class VirtualHost(Server):
             count[_place_of(queue)] += int(ready)
             count["claimed"] += int(claimed)
         return {place: max(count[place] for count in counts) for place in PLACES}
+
+    def _counted(self) -> str:
+        """Asks the node. A queue that is just being declared is listed, and cannot be asked yet: then all are asked
+        again."""
+        name = self.url.rpartition("/")[2]
+        query = (
+            "Query = fun (S) -> {rabbit_fifo:query_messages_ready(S), rabbit_fifo:query_messages_checked_out(S)} end, "
+            "Count = fun (Q) -> {resource, _, queue, N} = amqqueue:get_name(Q), "
+            "{ok, {_, {R, C}}, _} = ra:local_query(amqqueue:get_pid(Q), Query), {binary_to_list(N), R, C} end, "
+            f'[Count(Q) || _ <- [1, 2], Q <- rabbit_amqqueue:list(<<"{name}">>), '
+            "amqqueue:get_type(Q) =:= rabbit_quorum_queue]."
+        )
+        deadline = time.monotonic() + DECLARED_IN
+        while True:
+            try:
+                return self.node.evaluate(query)
+            except AssertionError as error:
+                if "badarg" not in str(error) or time.monotonic() > deadline:
+                    raise
 
     def close(self) -> None:
         """Leaves the node up, for the next test."""
