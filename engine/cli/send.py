@@ -61,6 +61,8 @@ def command(
     if not no_import and app.tasks and app.find(name) is None:
         hint = did_you_mean(name, app.tasks) or f": the app has {', '.join(sorted(app.tasks))}"
         raise ConfigError(f"there is no task {name!r}{hint} (--no-import sends it all the same)")
+    if wait:
+        _check_waiting(app, name)
     keywords = {**_object(kwargs), **dict(_pair(pair) for pair in pairs)}
     given = {key: value for key, value in options.items() if value is not None}
     try:
@@ -80,6 +82,14 @@ def _app(config: Config, no_import: bool) -> Engine:
     if config.settings.engine.app and not no_import:
         return load_app(config.settings)
     return bare_app(config)
+
+
+def _check_waiting(app: Engine, name: str) -> None:
+    """Before it is sent: afterwards nobody could wait for it."""
+    if app.settings.results.url is None:
+        raise ConfigError("no result backend to wait for: write url = ... under [results], or leave --wait out")
+    if app.route_to(name).ignore_result:
+        raise click.UsageError(f"{name} keeps no result (ignore_result), so its end is not seen: leave --wait out")
 
 
 def _value(text: str) -> Any:

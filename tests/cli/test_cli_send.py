@@ -122,6 +122,28 @@ def test_an_unknown_task_is_not_sent_unless_that_is_said(engine: Engine, shop: B
 
 
 @pytest.mark.parametrize(
+    ("config", "status", "said"),
+    [
+        ("", 78, "engine: no result backend to wait for: write url = ... under [results], or leave --wait out"),
+        (
+            '[results]\nurl = "memory://here"\n[tasks]\nignore_result = true\n',
+            64,
+            "engine: shop_app.bill keeps no result (ignore_result), so its end is not seen: leave --wait out",
+        ),
+    ],
+)
+def test_what_cannot_be_waited_for_is_not_sent(
+    engine: Engine, shop: Board, folder: Path, config: str, status: int, said: str
+) -> None:
+    (folder / "worker.toml").write_text(CONFIG + config)
+    ended = engine("send", "shop_app.bill", "17", "--wait")
+    assert ended.status == status
+    assert ended.err.startswith(said)
+    assert shop.transport.counts() == {}
+    assert engine("send", "shop_app.bill", "17").status == 0
+
+
+@pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
         (("-k", "a"), 64, "-k takes KEY=VALUE, not 'a'"),
