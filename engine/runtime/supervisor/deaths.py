@@ -8,6 +8,7 @@ finds the death where it lies.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -35,7 +36,8 @@ class Undertaker:
         self._name_of = name_of
         self._oom = processes.OomCounter()
         self._unwritten: dict[int, wire.Death] = {}
-        self._strangers: dict[int, Exit] = {}
+        self._strangers: dict[int, float] = {}
+        """Monotonic time of the end of each, by its pid."""
         self.last_failure: int | None = None
         """Exit status of the last child that ended before it was up."""
 
@@ -47,9 +49,10 @@ class Undertaker:
             self._bury(child)
         return self._reap_others()
 
-    def forget_stranger(self, pid: int) -> Exit | None:
-        """Returns how a pid ended that nobody knew when it was reaped: a child whose birth was reported too late."""
-        return self._strangers.pop(pid, None)
+    def has_died_unknown(self, pid: int, since: float) -> bool:
+        """Was a process of this pid reaped, after the monotonic time ``since``, that nobody knew? It is then the child
+        that was ordered at that time, and whose birth is reported too late; one before that had the same pid only."""
+        return self._strangers.pop(pid, -math.inf) >= since
 
     @property
     def waiting(self) -> list[int]:
@@ -145,6 +148,6 @@ class Undertaker:
             os.waitpid(status.si_pid, 0)
             end = Exit.of(status)
             others.append((status.si_pid, end))
-            self._strangers[status.si_pid] = end
+            self._strangers[status.si_pid] = time.monotonic()
             if len(self._strangers) > KEPT_STRANGERS:
                 del self._strangers[next(iter(self._strangers))]

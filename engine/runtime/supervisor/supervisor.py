@@ -297,11 +297,11 @@ class Supervisor:
             self._shutdown.revoke(message.slot, message.run)
 
     def _adopt(self, message: control.Spawned) -> None:
-        now = time.monotonic()
+        now, ordered_at = time.monotonic(), self._pool.children[message.slot].since
         child = self._pool.spawned(message.slot, message.spawn, message.pid, now)
         if child is None:
             return  # given up meanwhile: without an owner word it exits by itself
-        if message.pid == 0 or self._deaths.forget_stranger(message.pid) is not None:
+        if message.pid == 0 or self._deaths.has_died_unknown(message.pid, ordered_at):
             child.pid = 0
             self._pool.failed(child, now)
             self._pool.empty(child)
