@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, assert_type
 
 from engine import AsyncResult, EagerResult, Engine, Signature, Task, current_app, current_task, shared_task
@@ -84,6 +85,27 @@ assert_type(current_app, Engine)
 assert_type(add.apply_async((1,), retry_policy={"max_retries": None, "interval_step": 0.5}), AsyncResult[int])
 
 
+class Report(Task[[str], bytes]):
+    name = "report"
+
+    def run(self, day: str) -> bytes:
+        return day.encode()
+
+
+report = app.register_task(Report)
+assert_type(report, Report)
+assert_type(app.register_task(Report()).delay("monday").get(), bytes)
+app.revoke("id", terminate=True)
+app.revoke(["id", "other"])
+
+
+def around(call: Callable[[], Any]) -> Any:
+    return call()
+
+
+app.around = around
+
+
 async def awaited() -> None:
     assert_type(await fetch("u"), bytes)
 
@@ -108,4 +130,10 @@ Engine("x", ack_late=True)  # type: ignore[call-arg]
 number: int = named.delay("a").get()  # type: ignore[assignment]
 add.apply_async((1,), retry_policy={"max_retires": 5})  # type: ignore[arg-type]
 app.control.revoke("id")  # type: ignore[attr-defined]
+add.delay(1).get(interval=0.5)  # type: ignore[arg-type]
+add.delay(1).revoke(signal="SIGKILL")  # type: ignore[arg-type]
+app.revoke("id", signal="SIGKILL")  # type: ignore[arg-type]
+bound.update_state(state="HALF", task_id="id")  # type: ignore[arg-type]
+report.delay(3)  # type: ignore[arg-type]
+app.register_task(print)  # type: ignore[arg-type]
 current_app.nothing_like_it()  # type: ignore[attr-defined]
