@@ -15,6 +15,7 @@ import click
 
 from engine.app.debug import debugging
 from engine.app.nearest import did_you_mean
+from engine.cli import celery_words
 from engine.cli.exits import INTERNAL, INTERRUPTED, OK, USAGE, status_of
 from engine.errors import EngineError
 
@@ -36,9 +37,6 @@ VERBS = {
     "plugins": "List installed plugins.",
     "plugin": "Write a plugin, or look one over.",
 }
-
-CELERY = {"worker": "start", "inspect": "status", "call": "send", "multi": "start"}
-"""What fingers type that have known Celery for years, and the verb here."""
 
 EPILOG = """\b
 Examples:
@@ -71,7 +69,8 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
-            hint = f", it is {CELERY[cmd_name]!r} here" if cmd_name in CELERY else did_you_mean(cmd_name, VERBS)
+            told = celery_words.VERBS.get(cmd_name)
+            hint = f": {told}" if told else did_you_mean(cmd_name, VERBS)
             ctx.fail(f"there is no verb {cmd_name!r}{hint}")
         command: click.Command = importlib.import_module(f"engine.cli.{cmd_name}").command
         return command
@@ -125,6 +124,8 @@ def _misused(error: click.ClickException) -> int:
     text = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption) and ctx is not None and ctx.parent is None:
         text += ": options follow the verb, as in `engine start -A shop.tasks`"
+    elif isinstance(error, click.NoSuchOption) and error.option_name in celery_words.OPTIONS:
+        text = f"no such option {error.option_name!r}: {celery_words.OPTIONS[error.option_name]}"
     click.echo(f"engine: {text[:1].lower()}{text[1:]} (see: {ctx.command_path if ctx else 'engine'} --help)", err=True)
     return USAGE
 

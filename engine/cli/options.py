@@ -107,8 +107,10 @@ def configuration(
 
 
 def find_file(given: str | None) -> str | None:
-    """Returns the configuration file that is meant, if there is one."""
+    """Returns the configuration file that is meant, if there is one. Raises ConfigError for a number."""
     if given is not None:
+        if given.isdigit() and not Path(given).exists():
+            raise ConfigError(f"-c {given}: -c names the configuration file; -n says how many children there are")
         return given
     if os.environ.get("ENGINE_CONFIG"):
         return os.environ["ENGINE_CONFIG"]

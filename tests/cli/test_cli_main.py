@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from playground import Engine
 
 from engine import errors
-from engine.cli import main
+from engine.cli import celery_words, main
 from engine.cli.exits import CONFIGURATION, FAILED, TRY_LATER, status_of
 
 ROOT = Path(__file__).parents[2]
@@ -69,13 +69,16 @@ def test_every_verb_explains_itself(name: str, command: click.Command) -> None:
     ("arguments", "said"),
     [
         (["strt"], "engine: there is no verb 'strt', did you mean \"start\"? (see: engine --help)\n"),
-        (["worker"], "engine: there is no verb 'worker', it is 'start' here (see: engine --help)\n"),
+        (["worker"], "engine: there is no verb 'worker': it is 'start' here (see: engine --help)\n"),
         (
             ["-A", "shop", "worker"],
             "no such option '-A': options follow the verb, as in `engine start -A shop.tasks` (see",
         ),
         (["dance"], "engine: there is no verb 'dance' (see: engine --help)\n"),
         (["start", "--concurency", "3"], "engine: no such option '--concurency'"),
+        (["start", "-Q", "a,b"], "engine: no such option '-Q': it is -q or --queues here (see"),
+        (["start", "--pool", "gevent"], "engine: no such option '--pool': leave it out: tasks run in processes"),
+        (["beat"], "engine: there is no verb 'beat': periodic tasks are not built: let cron run `engine send NAME`"),
         (["result"], "engine: missing argument 'ID' (see: engine result --help)\n"),
         (["stop", "--timeout", "soon"], "is not a duration: a number of seconds"),
         (["dead", "eat"], "engine: no such command 'eat'"),
@@ -87,6 +90,21 @@ def test_wrong_usage(engine: Engine, arguments: list[str], said: str) -> None:
     assert said in ended.err
     assert ended.err.count("\n") == 1
     assert not ended.out
+
+
+def test_what_celerys_command_has_and_this_one_has_not(engine: Engine) -> None:
+    for verb, text in celery_words.VERBS.items():
+        assert f"there is no verb {verb!r}: {text} (see" in engine(verb).err
+    for option, text in celery_words.OPTIONS.items():
+        assert f"no such option {option!r}: {text} (see" in engine("start", option).err
+
+
+def test_a_number_is_no_configuration_file(engine: Engine, folder: Path) -> None:
+    ended = engine("start", "-c", "4")
+    assert (ended.status, ended.out) == (78, "")
+    assert ended.err == "engine: -c 4: -c names the configuration file; -n says how many children there are\n"
+    (folder / "4").write_text("[worker]\nconcurency = 4\n")
+    assert engine("start", "-c", "4").err.startswith("engine: 4:2: [worker] concurency")
 
 
 def test_no_verb_shows_the_help(engine: Engine) -> None:
