@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from engine.app import misfits
 from engine.app.codecs import register
-from engine.app.config.loader import readable, socket_path
+from engine.app.config.folders import socket_path
+from engine.app.config.urls import readable
 from engine.app.discovery import folders_of_others, load_app
 from engine.app.leftovers import leftovers
 from engine.app.plugins import codecs, load_observers, open_results, open_transport

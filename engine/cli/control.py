@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.app.config.loader import socket_path
+from engine.app.config.folders import socket_path
 from engine.app.settings import Settings
 from engine.errors import EngineError, NotRunning
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from setproctitle import setproctitle
 
 from engine import __version__
-from engine.app.config.loader import Config, lock_path, runtime_dir, socket_path
+from engine.app.config.folders import lock_path, runtime_dir, socket_path
+from engine.app.config.loader import Config
 from engine.contract.liveness import lock_is_free
 from engine.contract.transport import Worker
 from engine.errors import AlreadyRunning, ConfigError

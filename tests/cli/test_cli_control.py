@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from playground import Engine
 
-from engine.app.config.loader import load, socket_path
+from engine.app.config.folders import socket_path
+from engine.app.config.loader import load
 from engine.cli import control
 from engine.errors import EngineError, NotRunning
 

@@ -19,27 +19,11 @@ import msgspec
 from msgspec import UNSET
 
 from engine.app.config.durations import brief
-from engine.app.config.folders import lock_path, runtime_dir, socket_path
 from engine.app.config.sources import from_environment, from_file, from_options
-from engine.app.config.urls import readable, redact
 from engine.app.config.values import OPEN, SECTIONS, Path, Value, convert, decode_hook, dotted, keys_of, toml
 from engine.app.options import built_in
 from engine.app.settings import BrokerSection, ResultsSection, Settings, TaskSection
 from engine.errors import ConfigError
-
-__all__ = [
-    "DEFAULT_FILES",
-    "Config",
-    "changed",
-    "dump",
-    "load",
-    "lock_path",
-    "readable",
-    "redact",
-    "restore",
-    "runtime_dir",
-    "socket_path",
-]
 
 DEFAULT_FILES = ("worker.toml", "conf/worker.toml")
 """Where `engine` looks when neither ``-c`` nor ``ENGINE_CONFIG`` names a file."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from engine import __version__
-from engine.app.config.loader import readable
+from engine.app.config.urls import readable
 from engine.runtime import board as words
 from engine.runtime.board import STATE_NAMES
 from engine.runtime.supervisor.children import Child, Stage

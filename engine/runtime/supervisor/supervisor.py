@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine import __version__
-from engine.app.config.loader import readable
+from engine.app.config.urls import readable
 from engine.runtime import board as words
 from engine.runtime import control, spawn
 from engine.runtime.board import FOREVER, REVOKED
