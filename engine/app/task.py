@@ -222,10 +222,14 @@ class Task(Generic[P, R]):
         return Signature(self.app, self.name, args, kwargs, immutable=True)
 
     def signature(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+        self,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
     ) -> Signature[R]:
-        """Returns a signature with options of ``apply_async``."""
-        return Signature(self.app, self.name, args, kwargs, options)
+        """Returns a signature with options of ``apply_async``; an immutable one gets no result as a link."""
+        return Signature(self.app, self.name, args, kwargs, options, immutable)
 
     def AsyncResult(self, id: str) -> AsyncResult[R]:  # noqa: N802 - the name Celery users know
         """Returns the handle of the result of this task that has this id."""

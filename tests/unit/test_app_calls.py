@@ -324,6 +324,8 @@ def test_signatures(bench: Bench) -> None:
     assert message.queue == "slow"
     assert sub.s(1) == sub.s(1)
     assert sub.s(1) != sub.si(1)
+    assert sub.signature((1,), immutable=True, queue="slow") == sub.si(1).set(queue="slow")
+    assert bench.app.signature(sub.name, (1,), immutable=True) == sub.si(1)
     assert repr(sub.s(1, y=2)).endswith("sub(1, y=2)")
     assert sub.s(5).apply(kwargs={"y": 1}).get() == 4
 
