@@ -140,7 +140,10 @@ def current_engine() -> Any:
     """Returns the current `Engine`. Raises ConfigError when there is none."""
     engine = _state.current or (_state.first() if _state.first is not None else None)
     if engine is None:
-        raise ConfigError('there is no Engine yet: make one, app = Engine("name"), before a shared task is used')
+        raise ConfigError(
+            "there is no Engine yet: import the module that makes it before a shared task is used, such as in the "
+            "package's __init__.py, or make one: app = Engine(...); in Django, add 'engine_django' to INSTALLED_APPS"
+        )
     return engine
 
 

@@ -231,7 +231,7 @@ def test_which_engine_is_current() -> None:
         def one() -> None:
             return None
 
-        with pytest.raises(ConfigError, match="there is no Engine yet"):
+        with pytest.raises(ConfigError, match="there is no Engine yet: import the module that makes it"):
             one.delay()
         first = Engine("first")
         second = Engine("second")
