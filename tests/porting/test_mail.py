@@ -36,7 +36,7 @@ def test_the_rate_is_kept(running: Worker, folder: Path) -> None:
 
 def test_what_is_scheduled_for_later_can_be_revoked(running: Worker, folder: Path) -> None:
     # A broker that looks no messages up (RabbitMQ) has it met by a worker, when it is due.
-    finds = running.app.client.broker(lambda transport: type(transport).capabilities.finds)
+    finds = running.app.client.broker(lambda transport: transport.capabilities.finds)
     later = send_email.apply_async(("ann@example.org", "hello", str(folder)), countdown=3600 if finds else 2)
     assert later.state == "PENDING"
     later.revoke()
