@@ -83,7 +83,7 @@ class Site:
 
     def require(self, request: pytest.FixtureRequest) -> Site:
         """Skips a test that needs what this transport says it cannot do. Returns itself."""
-        capabilities = self.broker(lambda transport: type(transport).capabilities)
+        capabilities = self.broker(lambda transport: transport.capabilities)
         for mark in request.node.iter_markers("needs"):
             if not all(getattr(capabilities, flag) for flag in mark.args):
                 pytest.skip(f"{self.urls['broker'].partition(':')[0]} says no to {', '.join(mark.args)}")
