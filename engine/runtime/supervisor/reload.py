@@ -39,11 +39,13 @@ class Reload:
     def ask(self) -> None:
         """Asks for a reload."""
         self._asked = True
-        self._outcome, self._why = "asked", ""
 
     @property
     def outcome(self) -> dict[str, str]:
-        """Says how the latest reload went: "none", "asked", "done" or "failed", and why it failed."""
+        """Says how the latest reload went: "none", "asked", "done" or "failed", and why it failed. It is "asked" while
+        one is to come or under way: who asks during another one does not hear of the end of that."""
+        if self._asked or self._trial is not None:
+            return {"state": "asked", "why": ""}
         return {"state": self._outcome, "why": self._why}
 
     def advance(self) -> None:
@@ -107,7 +109,7 @@ class Reload:
         fleet = self._fleet
         assert self._config is not None, "a trial has one"
         fleet.config, self._trial = self._config, None
-        self._outcome = "done"
+        self._outcome, self._why = "done", ""
         fleet.dispatcher.tell(control.Reconfigure(config.dump(fleet.config.settings)))
         fleet.activate(trial)
         for generation in fleet.generations:
