@@ -37,6 +37,13 @@ class Conf:
         if refused:
             raise _refusal(*refused.popitem()) if len(refused) == 1 else _refusal_of_all(refused)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Returns a setting that has a place here, else ``default``."""
+        return getattr(self, name) if name in self else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in MOVED or name in EAGER
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in EAGER:
             setattr(self._app, name, bool(value))

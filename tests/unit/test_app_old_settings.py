@@ -221,6 +221,9 @@ def test_settings_that_have_a_place_can_be_read(bench: Bench) -> None:
     conf = bench.app.conf
     assert (conf.broker_url, conf.task_default_queue, conf["task_acks_late"]) == ("redis://there", "mail", False)
     assert conf.result_expires == 86400
+    assert (conf.get("task_default_queue"), conf.get("my_own", 7), conf.get("my_own")) == ("mail", 7, None)
+    assert "task_always_eager" in conf
+    assert "my_own" not in conf
     for name in ("worker_max_memory_per_child", "task_default_rate_limit"):
         with pytest.raises(ConfigError, match="in other units"):
             getattr(conf, name)
