@@ -96,6 +96,27 @@ def test_a_state_of_its_own(bench: Bench, task: Any) -> None:
     assert result.date_done is None
 
 
+def test_only_the_result_is_of_the_type_that_the_function_returns(bench: Bench) -> None:
+    seen: list[Any] = []
+
+    @bench.app.task(bind=True)
+    def when(self: Any) -> datetime:
+        self.update_state(state="ASKED", meta="2026-01-31T12:00:00")
+        return datetime(2026, 1, 31, 12)
+
+    class Looking(FakeRun):
+        """Sees what is written while the task runs."""
+
+        def emit(self, record: Record) -> None:
+            bench.results.store([record])
+            seen.append(result.result)
+
+    result = when.delay()
+    bench.run(Looking())
+    assert seen == ["2026-01-31T12:00:00"]
+    assert result.get(timeout=0) == datetime(2026, 1, 31, 12)
+
+
 def test_a_failure(bench: Bench, task: Any) -> None:
     result = task.delay(-1)
     bench.run()
