@@ -84,8 +84,9 @@ def show(config: str | None, as_json: bool, id: str) -> None:
 @click.option("--queue", metavar="QUEUE", help="With --all: only those of this queue.")
 def replay(config: str | None, ids: tuple[str, ...], everything: bool, queue: str | None) -> int:
     """Put dead letters back into their queues. Their crash count starts anew."""
+    _check_choice(ids, everything)
     with broker(config) as transport:
-        wanted = _chosen(transport, ids, everything, queue)
+        wanted = list(ids) or _all(transport, queue)
         done = sum(transport.replay(wanted[i : i + PAGE]) for i in range(0, len(wanted), PAGE))
     return _told(done, len(wanted), "put back", everything)
 
@@ -98,19 +99,21 @@ def replay(config: str | None, ids: tuple[str, ...], everything: bool, queue: st
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop(config: str | None, ids: tuple[str, ...], everything: bool, queue: str | None, yes: bool) -> int:
     """Delete dead letters, for good."""
+    _check_choice(ids, everything)
     with broker(config) as transport:
-        wanted = _chosen(transport, ids, everything, queue)
+        wanted = list(ids) or _all(transport, queue)
         if wanted and not yes:
             click.confirm(f"Delete {output.counted(len(wanted), 'dead letter')}?", abort=True, err=True)
         done = sum(transport.drop(wanted[i : i + PAGE]) for i in range(0, len(wanted), PAGE))
     return _told(done, len(wanted), "deleted", everything)
 
 
-def _chosen(transport: Transport, ids: tuple[str, ...], everything: bool, queue: str | None) -> list[str]:
+def _check_choice(ids: tuple[str, ...], everything: bool) -> None:
     if bool(ids) == everything:
         raise click.UsageError("give either IDs or --all")
-    if not everything:
-        return list(ids)
+
+
+def _all(transport: Transport, queue: str | None) -> list[str]:
     counts = transport.counts([queue] if queue else None)
     total = sum(count.dead for count in counts.values())
     return [letter.id for letter in transport.dead(total, queue)] if total else []

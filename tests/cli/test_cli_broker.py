@@ -100,9 +100,10 @@ def test_dead_letters_are_dropped(engine: Engine, board: Board, monkeypatch: pyt
 
 @pytest.mark.parametrize("arguments", [("replay",), ("drop", "a", "--all"), ("drop",)])
 def test_which_dead_letters_must_be_said(engine: Engine, board: Board, arguments: tuple[str, ...]) -> None:
-    ended = engine("dead", *arguments)
-    assert ended.status == 64
-    assert "give either IDs or --all" in ended.err
+    for broker in ((), ("-c", "nowhere.toml")):  # said before anything is connected to
+        ended = engine("dead", *arguments, *broker)
+        assert ended.status == 64
+        assert "give either IDs or --all" in ended.err
 
 
 def _answer_no(*_: object, abort: bool = False, **__: object) -> bool:
