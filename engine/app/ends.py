@@ -102,7 +102,11 @@ def revoked(message: Message, held: Held, info: TaskInfo | None = None) -> End:
 
 def unknown_task(message: Message, held: Held) -> End:
     """No task of that name is registered. The reason starts with "unknown task": a worker that knows it replays it."""
-    return _dead(message, held, NotRegistered(message.task), f"unknown task {message.task}")
+    error = NotRegistered(
+        f"no task is called {message.task!r} in the worker that fetched it: does its app import the module, or does "
+        "[engine] include name it?"
+    )
+    return _dead(message, held, error, f"unknown task {message.task}")
 
 
 def refused(message: Message, held: Held, error: Exception) -> End:

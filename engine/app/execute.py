@@ -310,8 +310,11 @@ class _Execution:
         task, message = self.task, self.message
         if isinstance(error, task.code.throws):
             log.info("%s[%s] failed as expected: %s", task.name, message.id, failures.summary(failures.describe(error)))
-        else:
-            log.error("%s[%s] failed\n%s", task.name, message.id, failures.cut(text.rstrip(), LOGGED_MAX))
+        elif log.isEnabledFor(logging.ERROR):
+            failed = ("%s[%s] failed", (task.name, message.id))
+            record = log.makeRecord(log.name, logging.ERROR, __file__, 0, *failed, failures.exc_info(error))
+            record.exc_text = failures.cut(text.rstrip(), LOGGED_MAX)  # formatters take it: it is neither huge nor slow
+            log.handle(record)
 
     def failure_hooks(self, state: str, error: BaseException, info: ExceptionInfo) -> None:
         """Runs ``on_failure`` and ``after_return``."""

@@ -67,6 +67,12 @@ def traceback_text(error: BaseException) -> str:
         return f"(the traceback cannot be shown: {type(problem).__name__})"
 
 
+def exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """Returns what log records carry of an exception, for handlers that group by it; without the engine's own frames at
+    its top."""
+    return type(error), error, _without_engine(error.__traceback__)
+
+
 def sentence(error: BaseException) -> str:
     """Returns what an exception says, with its notes, and without its stack."""
     return "\n".join([summary(describe(error)), *getattr(error, "__notes__", ())])

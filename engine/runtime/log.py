@@ -136,7 +136,7 @@ class TextFormatter(logging.Formatter):
         if task_id and f"[{task_id}]" not in text:
             text += f" [{getattr(record, 'task_name', '?')} {task_id}]"
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+            text += "\n" + (record.exc_text or self.formatException(record.exc_info))
         return text
 
 
@@ -166,7 +166,7 @@ class JsonFormatter(logging.Formatter):
             if (value := getattr(record, key, None)) is not None:
                 line[key] = value
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = record.exc_text or self.formatException(record.exc_info)
         given = [key for key in record.__dict__ if key not in _OF_EVERY_RECORD and key not in line]
         line.update((key, record.__dict__[key]) for key in given)
         return json.dumps(line, default=str, skipkeys=True)

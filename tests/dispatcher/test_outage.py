@@ -189,16 +189,18 @@ def _refuse_large(method: str, args: tuple[object, ...]) -> Exception | None:
 
 
 def test_a_broker_that_is_full_still_hears_of_ends(rig: Rig) -> None:
-    rig.publish(message("a"), message("b"))
+    rig.publish(message("a"), message("b"), message("c"))
     first, second = rig.children
-    runs = [first.take(), second.take()]
     rig.served.fault = lambda method, args: (
-        BrokerFull("disk full") if method == "settle" and "'b'" in repr(args) else None
+        BrokerFull("disk full") if method == "settle" and ("'b'" in repr(args) or "'c'" in repr(args)) else None
     )
-    first.end(runs[0])
-    second.end(runs[1])
+    for child, _ in ((first, "a"), (second, "b"), (first, "c")):
+        child.end(child.take())
     rig.wait_state("a", "SUCCESS")
     assert rig.place("b") == "claimed"
+    tried = len(rig.served.called("settle"))
+    wait_for(lambda: len(rig.served.called("settle")) > tried + 5, "b and c to be tried again")
+    assert rig.log.count("disk full") == 1, "told once, as an outage"
     rig.served.fault = lambda method, args: None
     rig.wait_state("b", "SUCCESS")
 

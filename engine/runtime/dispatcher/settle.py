@@ -290,7 +290,7 @@ class SettleLane(Lane):
         except BrokerUnavailable:
             return batch
         except Exception as error:  # noqa: BLE001 - a plugin refused: whatever it was, one of the items may be to blame
-            if len(batch) > 1:
+            if len(batch) > 1 and not isinstance(error, BrokerFull):  # that is told as an outage
                 log.warning("a batch of %d was refused and is settled one by one: %s", len(batch), error)
             return self._one_by_one(batch)
         self._done(batch, stale)
