@@ -311,8 +311,8 @@ class _Execution:
         if isinstance(error, task.code.throws):
             log.info("%s[%s] failed as expected: %s", task.name, message.id, failures.summary(failures.describe(error)))
         elif log.isEnabledFor(logging.ERROR):
-            failed = ("%s[%s] failed", (task.name, message.id))
-            record = log.makeRecord(log.name, logging.ERROR, __file__, 0, *failed, failures.exc_info(error))
+            which, info = (task.name, message.id), failures.exc_info(error)
+            record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s[%s] failed", which, info)
             record.exc_text = failures.cut(text.rstrip(), LOGGED_MAX)  # formatters take it: it is neither huge nor slow
             log.handle(record)
 

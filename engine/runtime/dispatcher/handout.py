@@ -59,6 +59,7 @@ class Held:
         self.message = message
         self.info = info
         self.acks_early = info is not None and not info.acks_late
+        """Is it to be acknowledged before it starts?"""
         self.came = came
         """Monotonic seconds."""
         self.acked = acked

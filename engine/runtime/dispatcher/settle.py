@@ -84,8 +84,8 @@ class Item:
         """What is sent before this is settled."""
         if type(settlement) is Again and not settlement.claim:
             self.publishes = [settlement.envelope, *publishes]
-        self.record = record = record if settlement is None else settlement.record
-        self.size = 0 if record is None else len(record.body)
+        self.record = record if settlement is None else settlement.record
+        self.size = 0 if self.record is None else len(self.record.body)
         """Bytes that wait with it."""
         self.entry = entry
         """The packet that is done with when this is settled."""
